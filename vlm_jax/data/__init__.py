@@ -1,0 +1,1 @@
+"""Floor 1': bytes, records and hosts, in numpy; nothing here imports jax."""

@@ -1,0 +1,1 @@
+"""Floor 5: evaluators and the report."""

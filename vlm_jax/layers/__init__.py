@@ -1,0 +1,1 @@
+"""Floor 2: NNX modules that the towers are made of."""

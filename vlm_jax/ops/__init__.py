@@ -1,0 +1,1 @@
+"""Floor 1: arrays to arrays, no parameters."""
