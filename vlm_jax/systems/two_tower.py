@@ -1,0 +1,117 @@
+"""What the systems with an image tower and a text tower share: the model, its checks, the similarities that are logged."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from vlm_jax.errors import InputError
+from vlm_jax.losses import contrastive
+from vlm_jax.models import convnet, text, vit
+from vlm_jax.ops import chunks, images, norm
+from vlm_jax.systems import base
+
+
+class Model(nnx.Module):
+    """Two towers into one space, a learned scale on the cosines, and optionally a bias.
+
+    Paths: `image/...`, `text/...`, `log_scale`, `bias`.
+    """
+
+    def __init__(self, config: "TwoTower", *, initial_bias: float | None = None, rngs: nnx.Rngs):
+        self.image = config.image.build(rngs=rngs)
+        self.text = config.text.build(rngs=rngs)
+        self.log_scale = nnx.Param(jnp.log(jnp.asarray(config.initial_scale, jnp.float32)))
+        if initial_bias is not None:
+            self.bias = nnx.Param(jnp.asarray(initial_bias, jnp.float32))
+        self.mean, self.std = config.mean, config.std
+
+    def embed_image(self, image: Num[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """L2-normalised embeddings, at least float32. uint8 images are normalised here; floats are taken as they are."""
+        return _unit(self.image(images.normalize(image, self.mean, self.std)))
+
+    def embed_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b d"]:
+        """L2-normalised embeddings, at least float32."""
+        return _unit(self.text(tokens))
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """The factor on the cosines."""
+        return jnp.exp(self.log_scale[...])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoTower(base.System):
+    """Fields that every system with two towers has."""
+
+    image: vit.Config | convnet.Config
+    """The image tower."""
+    text: text.Config
+    """The text tower; its output has the width of the image tower's."""
+    initial_scale: float
+    """Initial factor on the cosines (the learned parameter is its logarithm)."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Subtracted from RGB values in [0, 1]."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Divides RGB values after the mean is subtracted."""
+    loss_form: contrastive.Form = "auto"
+    """How the loss over all pairs is computed over a mesh; every form has the same value and gradients."""
+
+    def __post_init__(self):
+        if self.image.output_dim != self.text.output_dim:
+            raise InputError(
+                f"system.text output width {self.text.output_dim} is not the image tower's {self.image.output_dim}: "
+                "set projection_dim of both towers to the same number"
+            )
+        if self.initial_scale <= 0:
+            raise InputError(f"system.initial_scale {self.initial_scale}: must be positive")
+
+    def check(self, streams: Mapping[str, Mapping[str, Any]]) -> None:
+        pairs = streams.get("pairs")
+        if pairs is None:
+            raise InputError(f"data streams {sorted(streams)}: {type(self).__name__} trains on a stream named pairs")
+        if pairs["vocab_size"] > self.text.vocab_size:
+            raise InputError(
+                f"system.text.vocab_size {self.text.vocab_size} is smaller than the tokenizer's {pairs['vocab_size']}: "
+                f"set --system.text.vocab-size {pairs['vocab_size']} or choose another tokenizer"
+            )
+        if pairs["length"] != self.text.length:
+            raise InputError(
+                f"data.tokenizer.length {pairs['length']} is not system.text.length {self.text.length}: set both to the same"
+            )
+        if pairs["image_size"] != self.image.image_size:
+            raise InputError(
+                f"data.image.size {pairs['image_size']} is not system.image.image_size {self.image.image_size}: set both to the same"
+            )
+        if self.text.pool == "eos" and pairs["eos_id"] != self.text.eos_id:
+            raise InputError(
+                f"system.text.eos_id {self.text.eos_id} is not the tokenizer's end token {pairs['eos_id']}: "
+                f"set --system.text.eos-id {pairs['eos_id']}"
+            )
+
+
+def embed(model: Model, batch: base.Batch, context: base.Context) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
+    """Image and text embeddings of the stream `pairs`, each tower over chunks of the batch."""
+    pairs = batch["pairs"]
+    image = chunks.in_chunks(model.embed_image, context.microbatches)(pairs["image"])
+    return image, chunks.in_chunks(model.embed_text, context.microbatches)(pairs["tokens"])
+
+
+def similarities(image: Float[Array, "b d"], text: Float[Array, "b d"]) -> dict[str, Array]:
+    """Mean cosine of the matching and of all other pairs of the batch, without forming the pairs."""
+    image, text = jax.lax.stop_gradient((image, text))
+    b = image.shape[0]
+    matching = jnp.einsum("bd,bd->", image, text)
+    everything = jnp.einsum("d,d->", image.sum(0), text.sum(0))
+    return {
+        "positive_similarity": matching / b,
+        "negative_similarity": (everything - matching) / max(b * (b - 1), 1),
+    }
+
+
+def _unit(x):
+    return norm.l2_normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
