@@ -1,0 +1,93 @@
+"""The loop: step, evaluate, save, and only then the next batch, so that a saved position is the next step's."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from vlm_jax.training.log import Log
+from vlm_jax.training.state import State
+
+
+class NotFinite(FloatingPointError):
+    """Too many steps in a row had a loss or gradient that is not finite; none of them changed the state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """In steps; 0: only after the last."""
+
+    total: int
+    log: int
+    evaluate: int
+    save: int
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something with this interval happens after `step` steps."""
+        return step == self.total or (every > 0 and step % every == 0)
+
+
+def fit(
+    state: State,
+    batches: Iterator[Any],
+    *,
+    step: Callable[[State, Any], tuple[State, dict[str, jax.Array]]],
+    put: Callable[[Any], Any],
+    rate: Callable[[int], Any],
+    intervals: Intervals,
+    log: Log,
+    evaluate: Callable[[int, State], None],
+    save: Callable[[int, State], None],
+    max_skipped: int,
+) -> State:
+    """Trains from the state's step to the last.
+
+    Metrics stay on the device and are read while the next step runs, stamped with the step they belong to.
+
+    Args:
+      step: compiled; donates its state.
+      put: makes global arrays of a host batch.
+      rate: learning rate by step, for the log.
+      max_skipped: steps in a row that may be skipped.
+
+    Raises:
+      NotFinite: more than `max_skipped` steps in a row were skipped.
+    """
+    first = int(state["step"])
+    pending: tuple[int, Any] | None = None
+    skipped_in_a_row = skipped = 0
+
+    def read() -> None:
+        nonlocal pending, skipped, skipped_in_a_row
+        if pending is None:
+            return
+        number, metrics = pending[0], {name: float(v) for name, v in jax.device_get(pending[1]).items()}
+        pending = None
+        skipped += int(metrics["skipped"])
+        skipped_in_a_row = skipped_in_a_row + 1 if metrics["skipped"] else 0
+        if metrics["skipped"]:
+            log.say(f"step {number}: loss {metrics['loss']} or its gradient is not finite; the step is skipped")
+        if skipped_in_a_row >= max_skipped:
+            raise NotFinite(f"{skipped_in_a_row} steps in a row up to step {number} were not finite; the state is that before them")
+        if intervals.due(number, intervals.log) or number == first + 1:
+            log.train(number, metrics | {"skipped": skipped, "learning_rate": float(rate(number - 1))})
+
+    for number in range(first + 1, intervals.total + 1):
+        began = time.perf_counter()
+        batch = put(next(batches))
+        log.wait(time.perf_counter() - began)
+        state, metrics = step(state, batch)
+        read()
+        pending = number, metrics
+        evaluating, saving = intervals.due(number, intervals.evaluate), intervals.due(number, intervals.save)
+        if evaluating or saving:
+            read()
+            if evaluating:
+                evaluate(number, state)
+            if saving:
+                save(number, state)
+            log.start_interval(number)
+    read()
+    return state

@@ -1,0 +1,139 @@
+"""The training state as nested dicts of arrays, and the model as a function of them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding
+
+from vlm_jax.errors import InputError
+from vlm_jax.systems import base
+from vlm_jax.training import sharding, tree
+from vlm_jax.training.optimizer import Average, NoAverage
+
+P = jax.P
+PyTree = Any
+State = dict[str, Any]
+"""`step`, `params` (trainable), `frozen`, `buffers`, `opt_state`, `average` (of params, may be empty), `extra`."""
+
+CAST = r"(kernel|embedding)$"
+"""Modules compute in the dtype of these; all other parameters stay as they are."""
+
+
+def cast(variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    """The variables with kernels and embeddings in the compute dtype."""
+    others, kernels = tree.partition(variables, CAST)
+    return tree.join(others, jax.tree.map(lambda x: x.astype(dtype), kernels))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A system's model without its arrays."""
+
+    system: base.System
+    graphdef: nnx.GraphDef
+    params: PyTree
+    """Shapes and dtypes of all parameters, the frozen ones among them."""
+    buffers: PyTree
+
+    @classmethod
+    def of(cls, system: base.System) -> "Model":
+        """Traces the system's build without allocating anything.
+
+        Raises:
+          InputError: `frozen` or a bound finds no parameter, or nothing is left to train.
+        """
+        graphdef, params, buffers = nnx.split(nnx.eval_shape(lambda: system.build(rngs=nnx.Rngs(0))), nnx.Param, ...)
+        model = cls(system, graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(buffers))
+        trainable, frozen = tree.partition(model.params, system.frozen)
+        paths = ", ".join(list(tree.flatten(model.params))[:3])
+        if not trainable:
+            raise InputError(f"system.frozen {system.frozen!r} freezes every parameter; nothing is left to train")
+        if not frozen and system.frozen != base.System.frozen:
+            raise InputError(f"system.frozen {system.frozen!r} finds no parameter; paths are such as {paths}")
+        for bound in system.bounds:
+            if not tree.partition(model.params, bound.pattern)[1]:
+                raise InputError(f"bound {bound.pattern!r} finds no parameter; paths are such as {paths}")
+        return model
+
+    def merge(self, *variables: Mapping[str, Any]) -> nnx.Module:
+        """The model with these arrays in it."""
+        return nnx.merge(self.graphdef, tree.join(*variables))
+
+
+def init(
+    model: Model, transform: Any, average: Average | NoAverage, *, seed: int, frozen_dtype: Any = None
+) -> State:
+    """A fresh state. To be jitted with out_shardings, so that no device ever holds what it does not keep."""
+    built = model.system.build(rngs=nnx.Rngs(jax.random.key(seed)))
+    _, params, buffers = nnx.split(built, nnx.Param, ...)
+    params, frozen = tree.partition(nnx.to_pure_dict(params), model.system.frozen)
+    if frozen_dtype is not None:
+        frozen = jax.tree.map(lambda x: x.astype(frozen_dtype), frozen)
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        "params": params,
+        "frozen": frozen,
+        "buffers": nnx.to_pure_dict(buffers),
+        "opt_state": transform.init(params),
+        "average": average.init(params),
+        "extra": model.system.init_extra(built),
+    }
+
+
+def variables(state: State, weights: str) -> dict[str, Any]:
+    """All arrays of the model for evaluation or export.
+
+    Args:
+      weights: `raw`, `ema`, or `auto` for the moving average where there is one.
+
+    Raises:
+      InputError: `ema` where none was kept.
+    """
+    if weights == "ema" and not state["average"]:
+        raise InputError("weights ema: this run keeps no moving average; train with --optimizer.ema 0.999 or evaluate raw")
+    params = state["params"] if weights == "raw" or not state["average"] else state["average"]
+    return tree.join(params, state["frozen"], state["buffers"])
+
+
+def table(model: Model, mesh: jax.sharding.Mesh) -> str:
+    """Every parameter with shape, number, dtype and shards, and the sums of the top-level parts."""
+    flat = tree.flatten(model.params)
+    frozen = tree.flatten(tree.partition(model.params, model.system.frozen)[1])
+    rows, sums = [("parameter", "shape", "number", "dtype", "shards")], {}
+    for path, x in flat.items():
+        split = sharding.spec(path, x.shape, mesh)
+        kind = "frozen" if path in frozen else _text(split)
+        rows.append((path, "x".join(map(str, x.shape)) or "scalar", f"{x.size:,}", str(x.dtype), kind))
+        sums[path.split("/")[0]] = sums.get(path.split("/")[0], 0) + x.size
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        f"{p:<{widths[0]}}  {s:>{widths[1]}}  {n:>{widths[2]}}  {d:<{widths[3]}}  {k}".rstrip() for p, s, n, d, k in rows
+    ]
+    total = sum(sums.values())
+    parts = ", ".join(f"{name} {number:,}" for name, number in sums.items())
+    lines.append(f"total {total:,} parameters ({parts})")
+    large = sharding.undivided(model.params, mesh)
+    if large:
+        lines.append(f"held whole by every device although larger than 1 MB: {', '.join(large)}")
+    return "\n".join(lines)
+
+
+def _text(split: P) -> str:
+    return "" if split == P() else str(tuple(split))
+
+
+def place(state: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+    """Host arrays onto the mesh, by the rules."""
+
+    def put(path: str, x: Any) -> jax.Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(
+            x.shape, NamedSharding(mesh, sharding.spec(path, x.shape, mesh)), lambda index: x[index]
+        )
+
+    return tree.map_paths(put, state)
