@@ -86,7 +86,10 @@ def _softmax_gathered(axes, image, text, scale):
     rows = jax.nn.logsumexp(logits, axis=1)
     top = jax.lax.pmax(jax.lax.stop_gradient(logits.max(axis=0)), axes)
     columns = top + jnp.log(jax.lax.psum(jnp.exp(logits - top).sum(axis=0), axes))
-    return jax.lax.pmean(jnp.mean(rows / 2 - scale * _matched(image, text)), axes) + jnp.mean(columns) / 2
+    # Taken from the panel, not computed again, so that a confident pair's gradients cancel to the last bit.
+    first = jax.lax.axis_index(axes) * len(rows)
+    matching = jnp.take_along_axis(logits, first + jnp.arange(len(rows))[:, None], axis=1)[:, 0]
+    return jax.lax.pmean(jnp.mean(rows / 2 - matching), axes) + jnp.mean(columns) / 2
 
 
 def _sigmoid_pairs(image, text, columns, scale, bias):
