@@ -1,0 +1,228 @@
+"""What an evaluation gives back, and the model it is given: compiled once, fed exactly, on every device of the mesh."""
+
+import collections
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import PIL.Image
+import tqdm
+from flax import nnx
+
+from vlm_jax.data import images as images_lib
+from vlm_jax.errors import InputError
+from vlm_jax.training import sharding
+
+P = jax.P
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Numbers over two named axes, such as a confusion matrix."""
+
+    row_axis: str
+    column_axis: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: np.ndarray
+    """[rows, columns]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A text, an image or both, as a query or as one of its answers."""
+
+    text: str = ""
+    image: bytes = b""
+    """An encoded thumbnail; see `thumbnail`."""
+    score: float | None = None
+    verdict: Literal["right", "wrong", "none"] = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One question that the model was asked and what it answered, best first, to be looked at."""
+
+    group: str
+    """Heading under which the report shows it."""
+    query: Entry
+    answers: tuple[Entry, ...]
+    expected: str = ""
+    """The right answer in words, where the answers need not hold it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What an evaluator returns."""
+
+    metrics: dict[str, float]
+    tables: dict[str, Table] = dataclasses.field(default_factory=dict)
+    examples: list[Example] = dataclasses.field(default_factory=list)
+    chance: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What a model that ranks at random would reach, by the names of `metrics`."""
+    note: str = ""
+    """What was evaluated and how it was counted, in a sentence or two."""
+
+
+def thumbnail(image: np.ndarray, side: int = 112) -> bytes:
+    """A JPEG of an image, uint8 [h, w, 3], no side longer than `side`."""
+    picture = PIL.Image.fromarray(image)
+    picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88, subsampling=0)
+    return buffer.getvalue()
+
+
+def spread(indices: np.ndarray, count: int) -> list[int]:
+    """At most `count` of the indices, evenly from first to last: a sample that nobody chose."""
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+    return [int(i) for i in np.asarray(indices)[places]]
+
+
+class Compiled:
+    """The embedding functions of one model on one mesh.
+
+    Keep it as long as the run lasts: then the next interval compiles nothing.
+    """
+
+    def __init__(self, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh):
+        self.graphdef = graphdef
+        self.mesh = mesh
+        self._executables: dict[Any, Any] = {}
+
+    @property
+    def compilations(self) -> int:
+        """How many programs were compiled so far: one per method, batch shape and layout of the variables."""
+        return len(self._executables)
+
+    def place(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Puts leaves that are not on the mesh yet on all of its devices; leaves that are stay as they are sharded."""
+        devices = set(self.mesh.devices.flat)
+        everywhere = jax.NamedSharding(self.mesh, P())
+
+        def put(leaf):
+            placed = isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
+            return leaf if placed else jax.device_put(leaf, everywhere)
+
+        return jax.tree.map(put, variables)
+
+    def embed(self, method: str, variables: Mapping[str, Any], rows: np.ndarray) -> jax.Array:
+        """Embeddings of a global batch, on every device, from this process's rows of it.
+
+        Args:
+          method: `embed_image` or `embed_text`.
+          variables: all variables of the model, a nested dict of arrays on the mesh (see `place`).
+          rows: those of `training.sharding.rows`, in that order.
+        """
+        batch = sharding.put_batch({"rows": rows}, self.mesh)["rows"]
+        layout = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves(variables))
+        key = (method, batch.shape, batch.dtype, layout)
+        if key not in self._executables:
+
+            def embed(variables, batch):
+                return getattr(nnx.merge(self.graphdef, variables), method)(batch)
+
+            with jax.set_mesh(self.mesh):
+                function = jax.jit(embed, out_shardings=jax.NamedSharding(self.mesh, P()))
+                self._executables[key] = function.lower(variables, batch).compile()
+        return self._executables[key](variables, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model under evaluation with what it was trained with.
+
+    In a run of several processes each of them calls the same methods in the same order; each feeds the rows that its
+    devices hold and all of them get the whole result.
+    """
+
+    compiled: Compiled
+    variables: Mapping[str, Any]
+    """All variables of the model: a nested dict of arrays."""
+    transform: images_lib.Transform
+    """The evaluation form of the transform that the model was trained with."""
+    tokenizer: Any
+    """Loaded: called with a list of texts it gives int32 [n, length]."""
+    batch_size: int
+    """Examples at a time over all devices; taken up to the next multiple of the batch shards. Changes no result."""
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise InputError(f"batch_size {self.batch_size}: must be positive")
+        mesh = self.compiled.mesh
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        object.__setattr__(self, "batch_size", -(-self.batch_size // shards) * shards)
+        object.__setattr__(self, "variables", self.compiled.place(self.variables))
+
+    def rows(self, total: int) -> list[int]:
+        """Which of `total` examples this process reads, in order; all of them in a run of one process."""
+        own = sharding.rows(self.batch_size, self.compiled.mesh)
+        return [k + int(r) for k in range(0, total, self.batch_size) for r in own if k + r < total]
+
+    def embed_images(
+        self, images: Iterable[np.ndarray], label: str = "images", *, total: int | None = None
+    ) -> np.ndarray:
+        """L2-normalised embeddings [n, e], float32, in order.
+
+        Args:
+          images: uint8 [h, w, 3], all of one shape.
+          label: heading of the progress bar.
+          total: None says that `images` holds all images, on every process. A number says that there are so many, and
+            that `images` yields only those at `rows(total)`, so that no process decodes the images of another.
+
+        Raises:
+          InputError: there is no image, or an image has another shape than the first.
+        """
+        if total is None:
+            images = list(images)
+            total = len(images)
+            images = (images[i] for i in self.rows(total))
+        shape = (self.transform.size, self.transform.size, 3)
+        return self._embed("embed_image", images, total, (shape, np.uint8), label)
+
+    def embed_texts(self, texts: Sequence[str], label: str = "texts") -> np.ndarray:
+        """L2-normalised embeddings [n, e], float32, in order. Every process passes all texts.
+
+        Raises:
+          InputError: there is no text.
+        """
+        own = self.rows(len(texts))
+        step = len(sharding.rows(self.batch_size, self.compiled.mesh))
+        parts = ([texts[i] for i in own[k : k + step]] for k in range(0, len(own), step))
+        tokens = (row for part in parts for row in self.tokenizer(part))
+        return self._embed("embed_text", tokens, len(texts), (self.tokenizer([""]).shape[1:], np.int32), label)
+
+    def _embed(self, method: str, examples: Iterable[np.ndarray], total: int, spec: tuple, label: str) -> np.ndarray:
+        if not total:
+            raise InputError(f"{label}: there is nothing to embed; give data with at least one example")
+        shape, dtype = spec
+        own = sharding.rows(self.batch_size, self.compiled.mesh)
+        examples = iter(examples)
+        done: list[np.ndarray] = []
+        pending: collections.deque[jax.Array] = collections.deque()
+        silent = None if jax.process_index() == 0 else True  # None: silent where stderr is not a terminal
+        with tqdm.tqdm(total=total, desc=label, leave=False, disable=silent) as bar:
+            for first in range(0, total, self.batch_size):
+                batch = np.zeros((len(own), *shape), dtype)
+                for i, index in enumerate(first + own[first + own < total]):
+                    batch[i] = _checked(next(examples, None), shape, f"{label}: example {index}")
+                pending.append(self.compiled.embed(method, self.variables, batch))
+                if len(pending) > 1:  # the host prepares the next batch while the devices work on this one
+                    done.append(np.asarray(pending.popleft(), np.float32))
+                    bar.update(len(done[-1]))
+            done.extend(np.asarray(array, np.float32) for array in pending)
+        return np.concatenate(done)[:total]
+
+
+def _checked(example: np.ndarray | None, shape: tuple[int, ...], name: str) -> np.ndarray:
+    if example is None:
+        raise ValueError(f"{name} is missing: the iterator ended before the total that was given")
+    if example.shape != shape:
+        raise InputError(
+            f"{name} has shape {tuple(example.shape)}, the model takes {shape}: use the transform and the tokenizer "
+            "that its checkpoint was trained with"
+        )
+    return example
