@@ -1,0 +1,49 @@
+"""Collate: one example to the arrays of a batch row, and rows to a batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from vlm_jax.data import images, records, text
+
+
+def pairs(
+    example: Mapping[str, Any],
+    index: int,
+    *,
+    transform: images.Transform,
+    tokenizer: "text.LoadedTokenizer",
+    caption: Literal["random", "first"],
+    rng: np.random.Generator | None,
+) -> dict[str, np.ndarray]:
+    """An image with one of its captions: {"image": uint8[h, w, 3], "tokens": int32[t], "example": int32[]}.
+
+    Args:
+      example: has `image` (encoded bytes) and `captions` (strings).
+      index: its place in the source, kept to find it again.
+      caption: which caption is taken; "random" needs `rng`.
+      rng: the example's own generator: the caption is drawn first, then what the transform draws. None: the first caption
+        and the evaluation form of the transform.
+
+    Raises:
+      RecordError: no image, no caption, or an image that cannot be decoded.
+    """
+    captions = example.get("captions")
+    if not captions:
+        raise records.RecordError("has no caption")
+    if not example.get("image"):
+        raise records.RecordError("has no image")
+    choice = int(rng.integers(len(captions))) if caption == "random" and rng is not None and len(captions) > 1 else 0
+    if not isinstance(captions[choice], str):
+        raise records.RecordError(f"caption {choice} is a {type(captions[choice]).__name__}, not a string")
+    return {
+        "image": transform(example["image"], rng),
+        "tokens": tokenizer.row(captions[choice]),
+        "example": np.int32(index),
+    }
+
+
+def stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Rows with the same fields and shapes to one batch; no rows are an error of the caller."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,272 @@
+"""The pipeline: from the sources of a run to batches, the same for any number of hosts, workers and threads.
+
+A stream has ONE order, over positions 0, 1, 2 ... without end: the records shuffled anew every epoch. Row r of global batch k of a
+stream with batch size B is position k B + r, and what is drawn at random for it (caption, crop, flip) comes from a
+generator of that position. A process builds only the rows it feeds; threads and worker processes build whole batches of theirs; the
+state of the iterator is the number of the next batch and nothing else.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, Protocol
+
+import grain
+import numpy as np
+from absl import flags
+
+from vlm_jax import errors
+from vlm_jax.data import collate, images, records, sources, text
+
+Batch = dict[str, dict[str, np.ndarray]]
+Rows = Callable[[int], np.ndarray]
+"""From a stream's global batch size to the rows of the global batch that this process feeds, in order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a stream will deliver, for checks before the first step and for the checkpoint."""
+
+    vocab_size: int
+    length: int
+    bos_id: int | None
+    eos_id: int
+    pad_id: int
+    image_size: int
+    train_records: int
+    val_records: int
+    fingerprint: str
+    """Names, counts and sizes of the training shards; equal fingerprints mean the same order."""
+
+
+class Stream(Protocol):
+    """What a stream of the run must have: a batch size (0: the run's) and its training examples in their one order."""
+
+    batch_size: int
+
+    def examples(self, seed: int) -> grain.MapDataset: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Images with captions."""
+
+    stream: ClassVar[str] = "pairs"
+
+    train: str
+    """Training shards, .tar or .array_record: braces {00000..00041}, lists {a,b}, globs, several joined by ::."""
+    val: str
+    """Validation shards, in the same form."""
+    tokenizer: text.Tokenizer
+    image: images.Transform
+    caption: Literal["random", "first"] = "random"
+    """Which of an image's captions a training step sees."""
+    batch_size: int = 0
+    """Examples in a global batch of this stream; 0: the run's batch size."""
+
+    def describe(self) -> Description:
+        """Opens everything the stream needs.
+
+        Raises:
+          InputError: a missing or damaged shard, or tokenizer.
+        """
+        tokenizer = self.tokenizer.load()
+        train = sources.open_source(self.train, "train")
+        return Description(
+            vocab_size=tokenizer.vocab_size,
+            length=tokenizer.length,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            image_size=self.image.size,
+            train_records=len(train),
+            val_records=len(sources.open_source(self.val, "val")),
+            fingerprint=train.fingerprint,
+        )
+
+    def examples(self, seed: int) -> grain.MapDataset:
+        """Training examples by position; indices beyond the first epoch are the following ones, shuffled anew."""
+        source = sources.open_source(self.train, "train")
+        order, draws = np.random.SeedSequence(seed).generate_state(2)
+        self.tokenizer.load()
+        load = _LoadPair(source, self.image, self.tokenizer, self.caption)
+        return grain.MapDataset.range(len(source)).shuffle(seed=int(order)).random_map(load, seed=int(draws))
+
+
+def train_iterator(
+    streams: Mapping[str, Stream],
+    *,
+    batch_size: int,
+    seed: int,
+    rows: Rows | None = None,
+    workers: int = 0,
+    threads: int = 2,
+) -> "BatchIterator":
+    """Batches without end, {stream: {field: array}}, all streams in step.
+
+    Args:
+      streams: the sources of the run by name; the name is part of the stream's seed.
+      batch_size: the global batch size of the streams that do not set their own.
+      seed: of the order and of what is drawn at random.
+      rows: which rows of a global batch this process feeds; None: all of them.
+      workers: processes that read ahead; 0: threads of this process do. The caller's main module must be guarded.
+      threads: threads that build batches, in this process or in each worker; 0: build a batch when it is asked for.
+
+    Raises:
+      InputError: fewer records than a batch, a bad batch size, worker or thread count, or what the sources raise.
+    """
+    for name, value in (("workers", workers), ("threads", threads)):
+        if value < 0:
+            raise errors.InputError(f"{name} {value}: cannot be negative")
+    examples, sizes, own_rows = {}, {}, {}
+    for name, stream in streams.items():
+        size = sizes[name] = stream.batch_size or batch_size
+        if size < 1:
+            raise errors.InputError(f"batch_size {size} of {name}: at least 1 is needed")
+        stream_seed = np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0]
+        epoch = stream.examples(int(stream_seed))
+        if len(epoch) < size:
+            raise errors.InputError(
+                f"batch_size {size} of {name} is more than its {len(epoch)} training records; "
+                f"use at most {len(epoch)}, or more shards"
+            )
+        examples[name] = epoch.repeat()
+        own_rows[name] = np.arange(size) if rows is None else np.asarray(rows(size))
+        _check_rows(name, own_rows[name], size)
+    return BatchIterator(_Batches(examples, sizes, own_rows), workers=workers, threads=threads)
+
+
+class BatchIterator(grain.DatasetIterator):
+    """Iterates over global batches from a given one on. Its state is {"step": number of the next batch}.
+
+    The state knows nothing of hosts, workers and threads, so a run may go on with others. Close it when done: workers are processes.
+    """
+
+    def __init__(self, batches: grain.MapDataset, *, workers: int, threads: int):
+        super().__init__()
+        self._batches, self._workers, self._threads = batches, workers, threads
+        self._step = 0
+        self._iterator: grain.DatasetIterator | None = None
+
+    def __next__(self) -> Batch:
+        self._assert_not_closed()
+        self.start_prefetch()
+        batch = next(self._iterator)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """{"step": k}: the next batch is global batch k."""
+        return {"step": self._step}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Goes on at global batch `state["step"]`."""
+        step = int(state["step"])
+        if step < 0:
+            raise ValueError(f"step {step} of the state is negative")
+        self._stop()
+        self._step = step
+
+    def start_prefetch(self) -> None:
+        """Starts to read ahead, so that the first batch is ready when it is asked for."""
+        if self._iterator is None:
+            self._iterator = iter(self._from(self._step))
+            self._iterator.start_prefetch()
+
+    def close(self) -> None:
+        """Ends threads and workers."""
+        self._stop()
+        super().close()
+
+    def _from(self, step: int) -> grain.IterDataset:
+        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
+        batches = self._batches[step:].to_iter_dataset(ahead)
+        if not self._workers:
+            return batches
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads absl flags in mp_prefetch; we have none
+        return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2))
+
+    def _stop(self) -> None:
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+
+def read(
+    source: sources.Source, transform: images.Transform, indices: Iterable[int] | None = None, threads: int = 2
+) -> Iterator[tuple[int, sources.Example, np.ndarray]]:
+    """Examples of a source in order with their images in the evaluation form: (index, example, uint8[h, w, 3]).
+
+    Raises:
+      RecordError: an image that cannot be decoded, with its shard and key.
+    """
+    wanted = list(range(len(source)) if indices is None else indices)
+    if not wanted:
+        return
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=32 * threads)
+    load = _LoadImage(source, transform.evaluation())
+    iterator = iter(grain.MapDataset.source(wanted).map(load).to_iter_dataset(ahead))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadPair(grain.transforms.RandomMap):
+    source: sources.Source
+    transform: images.Transform
+    tokenizer: text.Tokenizer
+    caption: Literal["random", "first"]
+
+    def random_map(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        example = self.source[index]
+        try:
+            return collate.pairs(
+                example, index, transform=self.transform, tokenizer=self.tokenizer.load(), caption=self.caption, rng=rng
+            )
+        except records.RecordError as error:
+            raise records.RecordError(f"{self.source.where(index)}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadImage(grain.transforms.Map):
+    source: sources.Source
+    transform: images.Transform
+
+    def map(self, index: int) -> tuple[int, sources.Example, np.ndarray]:
+        example = self.source[index]
+        try:
+            return index, example, self.transform(example["image"])
+        except records.RecordError as error:
+            raise records.RecordError(f"{self.source.where(index)}: {error}") from error
+
+
+class _Batches(grain.MapDataset):
+    """Element k: this process's rows of global batch k, of every stream."""
+
+    def __init__(self, streams: Mapping[str, grain.MapDataset], sizes: Mapping[str, int], rows: Mapping[str, np.ndarray]):
+        super().__init__(tuple(streams.values()))
+        self._streams, self._sizes = dict(streams), dict(sizes)
+        self._rows = {name: [int(row) for row in rows[name]] for name in streams}
+        self._length = min(len(dataset) // sizes[name] for name, dataset in streams.items())
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __str__(self) -> str:
+        return "Batches(" + ", ".join(f"{n}: {len(self._rows[n])} of {self._sizes[n]}" for n in self._streams) + ")"
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        return {
+            name: collate.stack([examples[index * self._sizes[name] + row] for row in self._rows[name]])
+            for name, examples in self._streams.items()
+        }
+
+
+def _check_rows(name: str, rows: np.ndarray, size: int) -> None:
+    if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= size:
+        raise ValueError(f"rows of {name}: a non-empty list of row numbers below {size} is needed, got {rows}")

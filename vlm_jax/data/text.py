@@ -1,0 +1,239 @@
+"""Text: strings to rows of token ids, with a SentencePiece model or with CLIP's byte-level byte pair encoding."""
+
+import abc
+import dataclasses
+import functools
+import gzip
+import html
+import itertools
+import os
+import string
+from collections.abc import Sequence
+from typing import Literal
+
+import ftfy
+import numpy as np
+import regex
+import sentencepiece
+
+from vlm_jax import errors
+
+ROWS_CACHED = 2**16
+"""Tokenised texts that a process remembers: captions come back every epoch."""
+_CLIP_MERGES = 49152 - 256 - 2
+"""CLIP uses the first 48894 merges of its file, which lists more."""
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """The tokenizer of a run: a vocabulary file and the row length; `load` reads the file.
+
+    Rows of a SentencePiece model are [begin, if the model defines it] pieces [end], of CLIP's encoding [start] ids [end]; both are
+    cut to `length` with the end kept as the last id.
+    """
+
+    path: str
+    """Vocabulary: a SentencePiece model (*.model), or CLIP's merges (bpe*.txt or bpe*.txt.gz)."""
+    length: int = 64
+    """Tokens in a row, begin and end included."""
+    pad: Literal["pad", "eos", "zero"] = "pad"
+    """What fills a row after its end: the vocabulary's own padding (a SentencePiece model's pad piece, 0 for CLIP), the end token again
+    (SigLIP, and CLIP in transformers), or 0."""
+    case: Literal["keep", "lower"] = "keep"
+    """lower: lower-case first; CLIP's encoding always does."""
+    punctuation: Literal["keep", "strip"] = "keep"
+    """strip: remove ASCII punctuation and collapse white space first (SigLIP)."""
+
+    def load(self) -> "LoadedTokenizer":
+        """Reads the vocabulary; a process keeps the last ones it read.
+
+        Raises:
+          InputError: no such file, another format, a length without room, or a padding the vocabulary does not have.
+        """
+        return _load(self)
+
+
+class LoadedTokenizer(abc.ABC):
+    """A vocabulary in memory: texts to ids and back."""
+
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int
+    pad_id: int
+
+    def __init__(self, config: Tokenizer):
+        self.config = config
+        self.length = config.length
+        self.row = functools.lru_cache(ROWS_CACHED)(self._row)
+        """Text to int32[length], read-only; remembered."""
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without begin, end and padding."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids before the first end; begin and padding are left out."""
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """int32[n, length]: one row a text."""
+        rows = np.empty((len(texts), self.length), np.int32)
+        for row, text in zip(rows, texts, strict=True):
+            row[:] = self.row(text)
+        return rows
+
+    def __reduce__(self):
+        return _load, (self.config,)
+
+    def _row(self, text: str) -> np.ndarray:
+        ids = [] if self.bos_id is None else [self.bos_id]
+        ids += self.encode(text)
+        row = np.full(self.length, self.pad_id, np.int32)
+        count = min(len(ids), self.length - 1)
+        row[:count] = ids[:count]
+        row[count] = self.eos_id
+        row.setflags(write=False)
+        return row
+
+    def _clean(self, text: str) -> str:
+        if self.config.case == "lower":
+            text = text.lower()
+        if self.config.punctuation == "strip":
+            text = " ".join(text.translate(_NO_PUNCTUATION).split())
+        return text
+
+    def _content(self, ids: Sequence[int]) -> list[int]:
+        ids = [int(i) for i in ids]
+        if self.eos_id in ids:
+            ids = ids[: ids.index(self.eos_id)]
+        return [i for i in ids if i != self.bos_id]
+
+
+class SentencePiece(LoadedTokenizer):
+    """A SentencePiece model (Kudo and Richardson 2018), any algorithm."""
+
+    def __init__(self, config: Tokenizer):
+        super().__init__(config)
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_file=config.path)
+        except (RuntimeError, OSError) as error:
+            raise errors.InputError(f"tokenizer.path {config.path}: not a SentencePiece model ({error})") from error
+        name = os.path.basename(config.path)
+        self.vocab_size = self._model.vocab_size()
+        bos, eos, pad = self._model.bos_id(), self._model.eos_id(), self._model.pad_id()
+        if eos < 0:
+            raise errors.InputError(f"tokenizer.path {config.path}: the model defines no end piece (eos); train one that does")
+        if config.pad == "pad" and pad < 0:
+            raise errors.InputError(f'tokenizer.pad "pad": {name} defines no pad piece; use "eos" or "zero"')
+        self.bos_id, self.eos_id = (bos if bos >= 0 else None), eos
+        self.pad_id = {"pad": pad, "eos": eos, "zero": 0}[config.pad]
+
+    def encode(self, text: str) -> list[int]:
+        return self._model.encode(self._clean(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._model.decode([i for i in self._content(ids) if not self._model.is_control(i)])
+
+
+class BytePairs(LoadedTokenizer):
+    """CLIP's lower-cased byte-level byte pair encoding (Radford et al. 2021), ids as in its `simple_tokenizer`.
+
+    Vocabulary: 256 byte characters, the same at the end of a word, one entry a merge, start, end. The two special tokens are
+    recognised in a text as in the original.
+    """
+
+    def __init__(self, config: Tokenizer):
+        super().__init__(config)
+        merges = _read_merges(config.path)
+        self._bytes = _byte_characters()
+        characters = list(self._bytes.values())
+        vocabulary = characters + [c + "</w>" for c in characters] + ["".join(pair) for pair in merges] + [_START, _END]
+        self._ids = {token: i for i, token in enumerate(vocabulary)}
+        self._tokens = vocabulary
+        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self._characters = {character: byte for byte, character in self._bytes.items()}
+        self._word_ids = functools.lru_cache(ROWS_CACHED)(self._merge)
+        self.vocab_size = len(vocabulary)
+        self.bos_id, self.eos_id = self._ids[_START], self._ids[_END]
+        self.pad_id = self.eos_id if config.pad == "eos" else 0
+
+    def encode(self, text: str) -> list[int]:
+        return [i for word in _WORDS.findall(self._clean(_clip_clean(text))) for i in self._word_ids(word)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        joined = "".join(self._tokens[i] for i in self._content(ids)).replace("</w>", " ")
+        return bytes(self._characters.get(c, 32) for c in joined).decode("utf-8", errors="replace").strip()
+
+    def _merge(self, word: str) -> tuple[int, ...]:
+        """Joins the pair of lowest rank, all its occurrences, until no pair has a rank."""
+        if word in (_START, _END):
+            return (self._ids[word],)
+        parts = [self._bytes[byte] for byte in word.encode("utf-8")]
+        parts[-1] += "</w>"
+        while len(parts) > 1:
+            pair = min(itertools.pairwise(parts), key=lambda p: self._ranks.get(p, len(self._ranks)))
+            if pair not in self._ranks:
+                break
+            merged, i = [], 0
+            while i < len(parts):
+                if i + 1 < len(parts) and (parts[i], parts[i + 1]) == pair:
+                    merged.append(parts[i] + parts[i + 1])
+                    i += 2
+                else:
+                    merged.append(parts[i])
+                    i += 1
+            parts = merged
+        return tuple(self._ids[part] for part in parts)
+
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WORDS = regex.compile(
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
+)
+
+
+@functools.lru_cache(8)
+def _load(config: Tokenizer) -> LoadedTokenizer:
+    if not config.path:
+        raise errors.InputError("tokenizer.path is empty: give a SentencePiece model (*.model) or CLIP's merges (bpe*.txt.gz)")
+    if not os.path.isfile(config.path):
+        raise errors.InputError(f"tokenizer.path {config.path}: no such file")
+    if config.length < 3:
+        raise errors.InputError(f"tokenizer.length {config.length}: begin, a token and the end need at least 3")
+    if config.path.endswith(".model"):
+        return SentencePiece(config)
+    if config.path.endswith((".txt", ".txt.gz")):
+        return BytePairs(config)
+    raise errors.InputError(f"tokenizer.path {config.path}: neither a SentencePiece model (*.model) nor merges (*.txt, *.txt.gz)")
+
+
+def _clip_clean(text: str) -> str:
+    """Mends encodings, unescapes HTML twice, collapses white space, lower-cases."""
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # on the others the first two do nothing, slowly
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+def _read_merges(path: str) -> list[tuple[str, str]]:
+    """The first 48894 merges of the file, whose first line is a header that names a version."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.endswith(".gz") else open(path, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise errors.InputError(f"tokenizer.path {path}: cannot be read as merges ({error})") from error
+    if "#version" not in lines[0]:
+        raise errors.InputError(f"tokenizer.path {path}: not a merges file, its first line has no #version header")
+    lines = lines[1:-1] if lines[-1] == "" else lines[1:]
+    merges = [tuple(line.split()) for line in lines[:_CLIP_MERGES]]
+    for number, pair in enumerate(merges, start=2):
+        if len(pair) != 2:
+            raise errors.InputError(f"tokenizer.path {path}: line {number} is not a pair of tokens")
+    return merges
+
+
+def _byte_characters() -> dict[int, str]:
+    """Bytes to printable characters: 188 stand for themselves, the others get 256 and up in byte order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
