@@ -78,8 +78,8 @@ class Config:
 # ------------------------------------------------------------------------------------------------ recipe, command line
 
 
-def load_recipe(path: str) -> Config:
-    """Runs `config()` of a recipe, a Python file anywhere.
+def load_recipe(path: str) -> tuple[Config, str]:
+    """Runs `config()` of a recipe, a Python file anywhere; also returns the recipe's docstring.
 
     Raises:
       InputError: no such file, or it has no `config()` that returns a Config.
@@ -95,7 +95,8 @@ def load_recipe(path: str) -> Config:
     made = module.config()
     if not isinstance(made, Config):
         raise InputError(f"recipe {path}: config() returned {type(made).__name__}, not vlm_jax.config.Config")
-    return made if made.workdir else dataclasses.replace(made, workdir=f"runs/{file.stem}")
+    named = made if made.workdir else dataclasses.replace(made, workdir=f"runs/{file.stem}")
+    return named, module.__doc__ or ""
 
 
 def parse(default: Any, arguments: Sequence[str], *, prog: str, description: str) -> Any:

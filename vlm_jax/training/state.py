@@ -6,9 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
 
 from vlm_jax.errors import InputError
 from vlm_jax.systems import base
@@ -85,6 +83,25 @@ def init(
     }
 
 
+def weights_of(model: Model) -> State:
+    """Shapes and dtypes of all that evaluation needs of a state, as a checkpoint of this system holds it."""
+    params, frozen = tree.partition(model.params, model.system.frozen)
+    return {"params": params, "frozen": frozen, "buffers": model.buffers, "average": params}
+
+
+def cast_like(variables: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves by path that `like` (flat) has too, in its dtypes.
+
+    Raises:
+      InputError: a leaf has another shape there.
+    """
+    flat = {path: x for path, x in tree.flatten(variables).items() if path in like}
+    for path, x in flat.items():
+        if x.shape != like[path].shape:
+            raise InputError(f"{path}: stored with shape {x.shape}, the model has {like[path].shape}")
+    return {path: x.astype(like[path].dtype) for path, x in flat.items()}
+
+
 def variables(state: State, weights: str) -> dict[str, Any]:
     """All arrays of the model for evaluation or export.
 
@@ -125,15 +142,3 @@ def table(model: Model, mesh: jax.sharding.Mesh) -> str:
 
 def _text(split: P) -> str:
     return "" if split == P() else str(tuple(split))
-
-
-def place(state: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-    """Host arrays onto the mesh, by the rules."""
-
-    def put(path: str, x: Any) -> jax.Array:
-        x = np.asarray(x)
-        return jax.make_array_from_callback(
-            x.shape, NamedSharding(mesh, sharding.spec(path, x.shape, mesh)), lambda index: x[index]
-        )
-
-    return tree.map_paths(put, state)

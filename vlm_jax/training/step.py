@@ -38,19 +38,13 @@ def make(
       seed: of the random key, which is folded with the step.
     """
     system = model.system
+    forward = make_forward(
+        model, dtype=dtype, seed=seed, total_steps=total_steps, steps_per_epoch=steps_per_epoch, microbatches=microbatches
+    )
 
     def step(state: State, batch: base.Batch) -> tuple[State, Metrics]:
-        context = base.Context(
-            key=jax.random.fold_in(jax.random.key(seed), state["step"]),
-            step=state["step"],
-            total_steps=jnp.asarray(total_steps),
-            steps_per_epoch=jnp.asarray(steps_per_epoch, jnp.float32),
-            microbatches=microbatches,
-        )
-
         def loss_fn(params):
-            merged = model.merge(states.cast(params, dtype), states.cast(state["frozen"], dtype), state["buffers"])
-            objective = system.objective(merged, batch, state["extra"], context)
+            objective = forward(state | {"params": params}, batch)
             return objective.loss, objective
 
         (loss, objective), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
@@ -75,6 +69,25 @@ def make(
         return state | kept | {"step": state["step"] + 1}, metrics
 
     return step
+
+
+def make_forward(
+    model: states.Model, *, dtype: Any, seed: int, total_steps: int, steps_per_epoch: float, microbatches: int
+) -> Callable[[State, base.Batch], base.Objective]:
+    """The objective of a state and a batch; arguments as in `make`."""
+
+    def forward(state: State, batch: base.Batch) -> base.Objective:
+        context = base.Context(
+            key=jax.random.fold_in(jax.random.key(seed), state["step"]),
+            step=state["step"],
+            total_steps=jnp.asarray(total_steps),
+            steps_per_epoch=jnp.asarray(steps_per_epoch, jnp.float32),
+            microbatches=microbatches,
+        )
+        merged = model.merge(states.cast(state["params"], dtype), states.cast(state["frozen"], dtype), state["buffers"])
+        return model.system.objective(merged, batch, state["extra"], context)
+
+    return forward
 
 
 def clip(params: Any, bounds: tuple[base.Bound, ...]) -> Any:
