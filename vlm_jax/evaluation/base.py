@@ -13,6 +13,8 @@ import tqdm
 from flax import nnx
 
 from vlm_jax.data import images as images_lib
+from vlm_jax.data import pipeline, sources
+from vlm_jax.data import text as text_lib
 from vlm_jax.errors import InputError
 from vlm_jax.training import sharding
 
@@ -82,6 +84,20 @@ def spread(indices: np.ndarray, count: int) -> list[int]:
     return [int(i) for i in np.asarray(indices)[places]]
 
 
+def open_records(data: str, limit: int) -> tuple[sources.Source, int]:
+    """A source and how many of its records take part: the first `limit`, or all for 0.
+
+    Raises:
+      InputError: no such shards, none with a record, or a negative limit.
+    """
+    if limit < 0:
+        raise InputError(f"limit {limit}: give the number of records to take, or 0 for all")
+    source = sources.open_source(data)
+    if not len(source):
+        raise InputError(f"data {data}: holds no records; name shards with at least one example")
+    return source, min(len(source), limit or len(source))
+
+
 class Compiled:
     """The embedding functions of one model on one mesh.
 
@@ -144,8 +160,7 @@ class Subject:
     """All variables of the model: a nested dict of arrays."""
     transform: images_lib.Transform
     """The evaluation form of the transform that the model was trained with."""
-    tokenizer: Any
-    """Loaded: called with a list of texts it gives int32 [n, length]."""
+    tokenizer: text_lib.LoadedTokenizer
     batch_size: int
     """Examples at a time over all devices; taken up to the next multiple of the batch shards. Changes no result."""
 
@@ -158,30 +173,28 @@ class Subject:
         object.__setattr__(self, "variables", self.compiled.place(self.variables))
 
     def rows(self, total: int) -> list[int]:
-        """Which of `total` examples this process reads, in order; all of them in a run of one process."""
+        """Which of `total` examples this process feeds, in order; all of them in a run of one process."""
         own = sharding.rows(self.batch_size, self.compiled.mesh)
         return [k + int(r) for k in range(0, total, self.batch_size) for r in own if k + r < total]
 
-    def embed_images(
-        self, images: Iterable[np.ndarray], label: str = "images", *, total: int | None = None
-    ) -> np.ndarray:
-        """L2-normalised embeddings [n, e], float32, in order.
+    def embed_images(self, images: Iterable[np.ndarray], label: str = "images") -> np.ndarray:
+        """L2-normalised embeddings [n, e], float32, in order. Every process passes all images.
 
         Args:
-          images: uint8 [h, w, 3], all of one shape.
+          images: uint8 [size, size, 3], as the transform makes them.
           label: heading of the progress bar.
-          total: None says that `images` holds all images, on every process. A number says that there are so many, and
-            that `images` yields only those at `rows(total)`, so that no process decodes the images of another.
 
         Raises:
-          InputError: there is no image, or an image has another shape than the first.
+          InputError: there is no image, or one of another shape.
         """
-        if total is None:
-            images = list(images)
-            total = len(images)
-            images = (images[i] for i in self.rows(total))
-        shape = (self.transform.size, self.transform.size, 3)
-        return self._embed("embed_image", images, total, (shape, np.uint8), label)
+        images = list(images)
+        own = (images[i] for i in self.rows(len(images)))
+        return self._embed("embed_image", own, len(images), label)
+
+    def embed_records(self, source: sources.Source, count: int, label: str = "images") -> np.ndarray:
+        """As `embed_images`, of the first `count` records of a source; a process decodes only those that it feeds."""
+        own = pipeline.read(source, self.transform, indices=self.rows(count))
+        return self._embed("embed_image", (image for _, _, image in own), count, label)
 
     def embed_texts(self, texts: Sequence[str], label: str = "texts") -> np.ndarray:
         """L2-normalised embeddings [n, e], float32, in order. Every process passes all texts.
@@ -193,12 +206,13 @@ class Subject:
         step = len(sharding.rows(self.batch_size, self.compiled.mesh))
         parts = ([texts[i] for i in own[k : k + step]] for k in range(0, len(own), step))
         tokens = (row for part in parts for row in self.tokenizer(part))
-        return self._embed("embed_text", tokens, len(texts), (self.tokenizer([""]).shape[1:], np.int32), label)
+        return self._embed("embed_text", tokens, len(texts), label)
 
-    def _embed(self, method: str, examples: Iterable[np.ndarray], total: int, spec: tuple, label: str) -> np.ndarray:
+    def _embed(self, method: str, examples: Iterable[np.ndarray], total: int, label: str) -> np.ndarray:
         if not total:
             raise InputError(f"{label}: there is nothing to embed; give data with at least one example")
-        shape, dtype = spec
+        size = self.transform.size
+        shape, dtype = ((size, size, 3), np.uint8) if method == "embed_image" else ((self.tokenizer.length,), np.int32)
         own = sharding.rows(self.batch_size, self.compiled.mesh)
         examples = iter(examples)
         done: list[np.ndarray] = []

@@ -89,7 +89,7 @@ def curves(lines: Sequence[Curve], *, shares: Literal["percent", "plain"] = "pla
 
     grid = []
     for value in ticks(y_low, y_high):
-        grid.append(element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y(value), y2=y(value)))
+        grid.append(element("line", class_="grid-line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(value), y2=y(value)))
         label = f"{100 * value:g}%" if shares == "percent" else _tick(value)
         grid.append(element("text", label, x=LEFT - 6, y=y(value) + 3.5, text_anchor="end"))
     for value in ticks(x_low, x_high):
@@ -111,7 +111,9 @@ def curves(lines: Sequence[Curve], *, shares: Literal["percent", "plain"] = "pla
             if len(places) == 1:
                 marks.append(element("circle", class_=f"dot s{i % 6}", cx=places[0][0], cy=places[0][1], r=2.5))
             else:
-                marks.append(element("polyline", class_=f"line s{i % 6}", points=" ".join(f"{a},{b}" for a, b in places)))
+                marks.append(
+                    element("polyline", class_=f"line s{i % 6}", points=" ".join(f"{a},{b}" for a, b in places))
+                )
     label = ", ".join(f"{line.name} {show(line.last)}" for line in drawn)
     return element(
         "svg", *grid, *marks, *_hovers(drawn, x, y, show), viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label

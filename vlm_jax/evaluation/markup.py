@@ -33,7 +33,9 @@ def join(*children: object) -> Markup:
 def element(name: str, *children: object, **attributes: object) -> Markup:
     """One element. An attribute `class_` becomes `class`, `stroke_width` `stroke-width`; one that is None is left out."""
     quoted = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items() if value is not None
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        for key, value in attributes.items()
+        if value is not None
     )
     if name in _VOID:
         return Markup(f"<{name}{quoted}>")

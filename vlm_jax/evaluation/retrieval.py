@@ -44,10 +44,7 @@ class Retrieval:
         Raises:
           InputError: shards are missing, there are no records, or a record has no caption.
         """
-        source = sources.open_source(self.data)
-        count = min(len(source), self.limit or len(source))
-        if not count:
-            raise InputError(f"data {self.data!r} holds no records: name shards with at least one example")
+        source, count = base.open_records(self.data, self.limit)
         captions = [self._captions(source[i]) for i in range(count)]
         sentences = [text for own in captions for text in own]
         owner = np.repeat(np.arange(count), [len(own) for own in captions])
@@ -57,8 +54,7 @@ class Retrieval:
         pairs = np.stack([owner, sentence_text], 1)
 
         text_embeddings = subject.embed_texts(texts, "retrieval captions")
-        rows = pipeline.read(source, subject.transform, indices=subject.rows(count))
-        image_embeddings = subject.embed_images((image for _, _, image in rows), "retrieval images", total=count)
+        image_embeddings = subject.embed_records(source, count, "retrieval images")
 
         multiplicity = np.bincount(sentence_text)
         to_text = metrics.best_ranks(image_embeddings, text_embeddings, pairs, multiplicity)
@@ -87,17 +83,18 @@ class Retrieval:
         )
 
     def _captions(self, example: dict[str, Any]) -> list[str]:
-        own = list(example.get("captions") or ())
+        own = example["captions"]
+        name = f"data {self.data!r}: record {example['key']!r}"
         if not own:
-            raise InputError(
-                f"data {self.data!r}: record {example.get('key', '')!r} has no caption; retrieval needs one for every image"
-            )
+            raise InputError(f"{name} has no caption; retrieval needs one for every image")
+        if not isinstance(own, list) or not all(isinstance(text, str) for text in own):
+            raise InputError(f"{name}: captions must be a list of strings, not {own!r:.80}")
         return own[: {"all": None, "first": 1, "first_five": 5}[self.captions]]
 
     def _examples(
         self,
         subject: base.Subject,
-        source: Any,
+        source: sources.Source,
         texts: list[str],
         pairs: np.ndarray,
         image_embeddings: np.ndarray,
@@ -121,7 +118,7 @@ class Retrieval:
         for i, scores in zip(queries, text_scores, strict=True):
             best = np.argsort(-scores, kind="stable")[:5]
             answers = tuple(base.Entry(texts[t], score=float(scores[t]), verdict=verdict(i, t)) for t in best)
-            own = next(texts[t] for k, t in pairs if k == i)
+            own = texts[pairs[np.searchsorted(pairs[:, 0], i), 1]]
             shown.append(base.Example("image to text", base.Entry(image=pictures[i]), answers, own))
         for t, scores, best in zip(sought, image_scores, best_images, strict=True):
             answers = tuple(

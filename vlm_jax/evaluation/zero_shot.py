@@ -1,6 +1,8 @@
 """Zero-shot classification: the class whose prompts lie nearest to the image (Radford et al. 2021, section 3.1)."""
 
+import collections
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -24,14 +26,25 @@ class Classes:
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """The first name of each class."""
-        return tuple(names[0] for names in self.names)
+        """The first name of each class, with the index where several classes have the same."""
+        first = [names[0] for names in self.names]
+        counts = collections.Counter(first)
+        return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(first))
+
+    @functools.cached_property
+    def indices(self) -> Mapping[str, list[int]]:
+        """For each name the classes that have it."""
+        found = collections.defaultdict(list)
+        for i, names in enumerate(self.names):
+            for name in dict.fromkeys(names):
+                found[name].append(i)
+        return found
 
     def prompts(self) -> list[list[str]]:
         """For each class the sentences of all its names in all templates."""
         return [
             [
-                template.replace("{c}", name).replace("{}", name) if name else template
+                template.replace("{}" if "{}" in template else "{c}", name)
                 for name in names
                 for template in self.templates
             ]
@@ -67,18 +80,14 @@ class ZeroShot:
           InputError: a file is missing or malformed, there are no records, or a label is none of the classes.
         """
         classes = read_classes(self.classes)
-        source = sources.open_source(self.data)
-        count = min(len(source), self.limit or len(source))
-        if not count:
-            raise InputError(f"data {self.data!r} holds no records: name shards with at least one example")
+        source, count = base.open_records(self.data, self.limit)
         labels = np.array([self._label(source[i], classes) for i in range(count)])
 
         prompts = classes.prompts()
         texts = subject.embed_texts([text for group in prompts for text in group], "zero-shot prompts")
         ends = np.cumsum([len(group) for group in prompts])
         weights = np.stack([metrics.class_weights(part) for part in np.split(texts, ends[:-1])])
-        rows = pipeline.read(source, subject.transform, indices=subject.rows(count))
-        images = subject.embed_images((image for _, _, image in rows), "zero-shot images", total=count)
+        images = subject.embed_records(source, count, "zero-shot images")
 
         scores = images @ weights.T
         ranks = metrics.label_ranks(scores, labels)
@@ -100,7 +109,8 @@ class ZeroShot:
                 *self._examples(subject, source, np.flatnonzero(ranks == 0), "hits", scores, labels, classes.titles),
             ],
             chance=chance,
-            note=f"{count:,} images, {len(weights):,} classes ({len(present):,} occur), {len(classes.templates)} templates. {self.note}",
+            note=f"{count:,} images, {len(weights):,} classes ({len(present):,} of them occur), {len(texts):,} prompts. "
+            f"{self.note}".strip(),
         )
 
     def _label(self, example: Mapping[str, Any], classes: Classes) -> int:
@@ -111,7 +121,7 @@ class ZeroShot:
                 f"label {self.label!r}: {record} has no such field, it has {sorted(example)}; name the field with the class"
             )
         if isinstance(value, str):
-            found = [i for i, names in enumerate(classes.names) if value in names]
+            found = classes.indices.get(value, [])
             if len(found) != 1:
                 what = "is none" if not found else f"is {len(found)}"
                 raise InputError(
@@ -130,7 +140,7 @@ class ZeroShot:
     def _examples(
         self,
         subject: base.Subject,
-        source: Any,
+        source: sources.Source,
         indices: np.ndarray,
         group: str,
         scores: np.ndarray,

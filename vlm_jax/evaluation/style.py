@@ -1,0 +1,122 @@
+"""The style sheet of the report: one column of figures and tables, light and dark, on a phone as on a desk."""
+
+CSS = """
+:root {
+  color-scheme: light dark;
+  --ground: #ffffff; --raised: #f7f8fa; --ink: #16191d; --soft: #5c6570; --line: #e3e6ea;
+  --right: #12805c; --wrong: #c2500c; --accent: #2b63d9;
+  --s0: #2b63d9; --s1: #d9730d; --s2: #12805c; --s3: #9545b8; --s4: #b8324f; --s5: #0e7f95;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ground: #101317; --raised: #181c22; --ink: #e8eaed; --soft: #98a2ae; --line: #2a3038;
+    --right: #3ecf9a; --wrong: #f0904d; --accent: #7ba4ff;
+    --s0: #7ba4ff; --s1: #f2a35e; --s2: #4fd1a1; --s3: #c78be6; --s4: #f2849a; --s5: #5cc8dc;
+  }
+}
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
+body {
+  margin: 0 auto; padding: 40px 28px 72px; max-width: 1136px; background: var(--ground); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif;
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
+}
+h1 { font-size: 28px; line-height: 1.2; font-weight: 650; letter-spacing: -.015em; margin: 0; }
+h2 { font-size: 19px; font-weight: 650; letter-spacing: -.01em; margin: 0 0 18px; }
+h3 { font-size: 15px; font-weight: 600; margin: 0; }
+h4 { font-size: 13px; font-weight: 600; margin: 28px 0 12px; color: var(--soft); }
+p { margin: 0; }
+.soft { color: var(--soft); }
+.small { font-size: 13px; }
+header { margin-bottom: 28px; }
+header p { color: var(--soft); margin-top: 6px; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 20px; margin-top: 16px; font-size: 14px; }
+a { color: var(--accent); text-decoration: none; }
+a:hover { text-decoration: underline; }
+section { margin-top: 48px; padding-top: 28px; border-top: 1px solid var(--line); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
+.tile { background: var(--raised); border-radius: 10px; padding: 14px 16px 12px; }
+.tile b { display: block; font-size: 27px; line-height: 1.25; font-weight: 620; letter-spacing: -.02em; }
+.tile span { display: block; font-size: 13px; color: var(--soft); }
+.evaluation + .evaluation { margin-top: 40px; }
+.evaluation > p { margin: 2px 0 12px; max-width: 76ch; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; }
+th { text-align: left; font-weight: 500; font-size: 12px; color: var(--soft); padding: 0 12px 6px 0; }
+td { padding: 6px 12px 6px 0; border-top: 1px solid var(--line); vertical-align: middle; }
+th:last-child, td:last-child { padding-right: 0; }
+.n { text-align: right; white-space: nowrap; }
+td.n.value { font-weight: 600; }
+td.bar { width: 42%; padding-left: 4px; }
+td.bar svg { display: block; width: 100%; height: 10px; }
+td.bar .track { fill: var(--line); opacity: .55; }
+td.bar .fill { fill: var(--accent); }
+td.bar .mark { fill: var(--ink); }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 28px 24px; }
+figure { margin: 0; min-width: 0; }
+figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 14px; font-size: 13px; margin-bottom: 6px; }
+figcaption b { font-weight: 600; }
+.key { white-space: nowrap; color: var(--soft); }
+.key i { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 5px; }
+.keys { display: flex; flex-wrap: wrap; gap: 0 12px; }
+figure svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg text { fill: var(--soft); font-size: 10.5px; font-family: inherit; }
+.grid-line { stroke: var(--line); stroke-width: 1; }
+.line { fill: none; stroke-width: 1.6; stroke-linejoin: round; stroke-linecap: round; }
+.band { stroke: none; fill-opacity: .16; }
+.chance { stroke-width: 1; stroke-dasharray: 2 4; opacity: .75; }
+.hover rect { fill: transparent; }
+.hover .rule { stroke: var(--soft); stroke-width: 1; }
+.hover .rule, .hover .dot { visibility: hidden; pointer-events: none; }
+.hover:hover .rule, .hover:hover .dot { visibility: visible; }
+.s0 { stroke: var(--s0); fill: var(--s0); } .s1 { stroke: var(--s1); fill: var(--s1); }
+.s2 { stroke: var(--s2); fill: var(--s2); } .s3 { stroke: var(--s3); fill: var(--s3); }
+.s4 { stroke: var(--s4); fill: var(--s4); } .s5 { stroke: var(--s5); fill: var(--s5); }
+.line.s0, .line.s1, .line.s2, .line.s3, .line.s4, .line.s5 { fill: none; }
+.k0 { background: var(--s0); } .k1 { background: var(--s1); } .k2 { background: var(--s2); }
+.k3 { background: var(--s3); } .k4 { background: var(--s4); } .k5 { background: var(--s5); }
+.wide { overflow-x: auto; padding-bottom: 6px; }
+.wide svg { display: block; }
+.wide svg text { font-size: inherit; }
+.wide svg .axis { font-size: 11px; font-style: italic; }
+.ground { fill: var(--raised); }
+.own { fill: none; stroke: var(--line); }
+rect.right { fill: var(--right); } rect.wrong { fill: var(--wrong); }
+.columns { columns: 2 300px; column-gap: 32px; list-style: none; margin: 0; padding: 0; font-size: 14px; }
+.columns li { display: flex; justify-content: space-between; gap: 16px; padding: 4px 0; border-bottom: 1px solid var(--line);
+  break-inside: avoid; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); gap: 22px 28px; }
+.cards.long { grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr)); }
+.card { display: grid; grid-template-columns: 96px minmax(0, 1fr); gap: 4px 14px; align-items: start; font-size: 13px; line-height: 1.4; }
+.card .query { grid-column: 1 / -1; font-size: 14px; margin-bottom: 4px; }
+.card.strip { display: block; }
+img { display: block; width: 100%; height: auto; border-radius: 6px; background: var(--raised); image-rendering: auto; }
+ol.answers { list-style: none; margin: 0; padding: 0; }
+ol.answers li { display: grid; grid-template-columns: 16px minmax(0, 1fr) auto; gap: 6px; padding: 2px 0; color: var(--soft); }
+ol.answers li.right { color: var(--right); font-weight: 600; }
+ol.answers .score { font-weight: 400; color: var(--soft); font-size: 12px; }
+.strip ol { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 8px; list-style: none; margin: 6px 0 0; padding: 0; }
+.strip li { color: var(--soft); font-size: 12px; }
+.strip li img { outline: 2px solid transparent; outline-offset: 2px; margin-bottom: 4px; }
+.strip li.right { color: var(--right); font-weight: 600; }
+.strip li.right img { outline-color: var(--right); }
+bdi { unicode-bidi: isolate; }
+dl { display: grid; grid-template-columns: minmax(120px, max-content) minmax(0, 1fr); gap: 6px 24px; margin: 0; font-size: 14px; }
+dt { color: var(--soft); } dd { margin: 0; }
+details + details { margin-top: 20px; }
+summary { cursor: pointer; font-size: 14px; color: var(--accent); }
+details > .grid { margin-top: 18px; }
+pre { background: var(--raised); border-radius: 10px; padding: 16px; font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas,
+  "DejaVu Sans Mono", monospace; overflow-x: auto; white-space: pre; margin: 12px 0 0; max-height: 70vh; }
+footer { margin-top: 56px; color: var(--soft); font-size: 13px; }
+@media (max-width: 560px) {
+  body { padding: 24px 16px 48px; }
+  h1 { font-size: 23px; }
+  section { margin-top: 36px; padding-top: 22px; }
+  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .tile b { font-size: 22px; }
+  td.bar, th.bar { display: none; }
+  .card { grid-template-columns: 84px minmax(0, 1fr); }
+  dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 10px; }
+}
+@media print { .hover, nav { display: none; } pre { max-height: none; white-space: pre-wrap; } }
+"""
