@@ -59,7 +59,7 @@ def contact_sheet(seed: int = 0, image_size: int = 64) -> Image.Image:
             _captioned(sheet, seed, image_size, objects, row)
     _grounded(sheet, seed, image_size)
     for objects in (1, 2):
-        film = clips.clip(seed, 8, objects=objects, image_size=image_size)
+        film = clips.clip(seed, 8, index=objects, objects=objects, image_size=image_size)
         sheet.heading(f"A clip of 8 frames: {film.captions[0]}")
         for column, frame in enumerate(film.frames):
             sheet.tile(column, frame)
@@ -91,8 +91,8 @@ def _captioned(sheet: _Sheet, seed: int, image_size: int, objects: int, row: int
         sheet.tile(column, render.render(scene).image)
         asked = language.questions(rng, scene, world.TRAINED)
         item = asked[int(rng.random() * len(asked))]
-        said = textwrap.wrap(language.captions(rng, scene, 1, detail=0.6)[0], 21)
-        answer = textwrap.wrap(f"{item['question']} {item['answer']}", 21)
+        said = textwrap.wrap(language.captions(rng, scene, 1, detail=0.6)[0], 20)
+        answer = textwrap.wrap(f"{item['question']} {item['answer']}", 20)
         sheet.label(column, "\n".join(said), _TILE + 3)
         sheet.label(column, "\n".join(answer), _TILE + 7 + 15 * len(said), _FAINT)
         deepest = max(deepest, len(said) + len(answer))

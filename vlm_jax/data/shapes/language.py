@@ -2,10 +2,10 @@
 
 The grammar (brackets: may be left out; alternatives: |):
 
-    caption  = [opening] phrase [place] [setting]                   one object, "a picture of a large red circle at the top"
-             | [opening] phrase relation phrase [setting]           two objects, "a red circle to the left of a blue square"
-             | [opening] phrase, phrase and phrase [setting]        two to four objects
-             | [film] phrase motion [and phrase motion] [setting]   a clip, "a red circle moves right"
+    caption  = [opening] phrase [place] [setting]                  "a picture of a large red circle at the top"
+             | [opening] phrase relation phrase [setting]          "a red circle to the left of a blue square"
+             | [opening] phrase, phrase and phrase [setting]       two to four objects
+             | [film] phrase motion [and phrase motion] [setting]  a clip: "a red circle moves right"
     phrase   = a [size] [texture] colour shape
 """
 
@@ -91,9 +91,7 @@ def clip_captions(scene: world.Scene, motions: Sequence[str]) -> list[str]:
     ]
 
 
-def questions(
-    rng: np.random.Generator, scene: world.Scene, labels: Sequence[int] = range(64)
-) -> list[dict[str, str]]:
+def questions(rng: np.random.Generator, scene: world.Scene, labels: Sequence[int] = range(64)) -> list[dict[str, str]]:
     """Questions of each kind with one right answer: {"question", "answer", "kind"}.
 
     Kinds: "existence" (yes and no, as often), "count" (digits, 0 included), "colour" (only of a shape there is once),
@@ -202,8 +200,8 @@ def _caption(rng: np.random.Generator, scene: world.Scene, opening: str, detail:
             text = f"{text} {_choice(rng, PLACES[scene.position(0)])}"
     elif len(phrases) == 2 and rng.random() < 0.8:
         a, b = (0, 1) if rng.random() < 0.5 else (1, 0)
-        relation = scene.relation(a, b)
-        text = f"{phrases[a]} {_choice(rng, RELATION_PHRASES[relation])} {phrases[b]}"
+        wordings = RELATION_PHRASES.get(scene.relation(a, b) or "", ("and",))
+        text = f"{phrases[a]} {_choice(rng, wordings)} {phrases[b]}"
     else:
         phrases = [phrases[i] for i in rng.permutation(len(phrases))]
         text = f"{', '.join(phrases[:-1])} and {phrases[-1]}"
@@ -244,5 +242,6 @@ _PLACED = re.compile(rf"{_NOUN}(?: (?P<place>{_one_of(_PLACE_OF)}))?")
 _MOVING = re.compile(rf"{_NOUN} (?P<motion>{_one_of(_MOTION_OF)})")
 _RELATED = re.compile(rf"(?P<first>.+?) (?P<relation>{_one_of(_RELATION_OF)}) (?P<second>.+)")
 _CAPTION = re.compile(
-    rf"(?P<opening>{_one_of(o for o in (*OPENINGS, *FILMS) if o)})?(?P<body>.+?)(?: (?P<setting>{_one_of(_SETTING_OF)}))?"
+    rf"(?P<opening>{_one_of(opening for opening in (*OPENINGS, *FILMS) if opening)})?"
+    rf"(?P<body>.+?)(?: (?P<setting>{_one_of(_SETTING_OF)}))?"
 )

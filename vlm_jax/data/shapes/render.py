@@ -52,13 +52,10 @@ def render(scene: world.Scene) -> Rendered:
 
 def box(mask: Bool[Array, "h w"]) -> Int[Array, "4"]:
     """The tight box [x0, y0, x1, y1] of a mask, x1 and y1 exclusive; zeros where the mask is empty."""
-    rows, columns = mask.any(1), mask.any(0)
-    if not rows.any():
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
         return np.zeros(4, np.int32)
-    return np.array(
-        [columns.argmax(), rows.argmax(), len(columns) - columns[::-1].argmax(), len(rows) - rows[::-1].argmax()],
-        np.int32,
-    )
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.int32)
 
 
 def _shade(thing: world.Object, background: str, x0: int, y0: int, x1: int, y1: int, outline: float):

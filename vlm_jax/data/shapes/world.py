@@ -1,4 +1,4 @@
-"""What the shapes world holds: its attributes, the 64 shape-colour pairs of which 16 are held out, and how scenes are drawn.
+"""The shapes world: its attributes, the 64 shape-colour pairs of which 16 are held out, and how scenes are drawn.
 
 A scene is a plain background with one to four objects. Objects of a still scene never overlap; where scenes overlap all
 the same (clips), a later object hides an earlier one.
