@@ -52,8 +52,8 @@ class Example:
     """Heading under which the report shows it."""
     query: Entry
     answers: tuple[Entry, ...]
-    expected: str = ""
-    """The right answer in words, where the answers need not hold it."""
+    expected: Entry = Entry()
+    """The right answer, or one of them; shown where the answers do not hold one."""
 
 
 @dataclasses.dataclass(frozen=True)

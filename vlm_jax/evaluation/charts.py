@@ -38,7 +38,7 @@ def number(value: float) -> str:
     size = abs(value)
     if size >= 1000:
         return f"{value:,.0f}"
-    if size >= 1e-3:
+    if size >= 1e-4:
         text = f"{value:.{max(0, 3 - math.floor(math.log10(size)) - 1 + (size < 1))}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -50,7 +50,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}\N{NARROW NO-BREAK SPACE}%" if math.isfinite(value) else "not finite"
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from low to high, about `count` of them."""
     raw = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(raw))
@@ -98,10 +98,12 @@ def curves(lines: Sequence[Curve], *, shares: Literal["percent", "plain"] = "pla
             anchor = "end" if at > WIDTH - RIGHT - 12 else "start" if at < LEFT + 4 else "middle"
             grid.append(element("text", _tick(value), x=at, y=HEIGHT - 6, text_anchor=anchor))
     marks = []
-    for i, (line, source) in enumerate(zip(drawn, lines, strict=True)):
-        if source.chance is not None and source.chance <= y_high:
-            at = y(source.chance)
-            marks.append(element("line", class_=f"chance s{i % 6}", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at))
+    for at in sorted({y(line.chance) for line in lines if line.chance is not None and y_low <= line.chance <= y_high}):
+        if not marks or at - marks[-1][0] > 4:
+            told = element("title", "chance")
+            marks.append((at, element("line", told, class_="chance", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at)))
+    marks = [mark for _, mark in marks]
+    for i, line in enumerate(drawn):
         for part in line.parts():
             if line.averaged == "yes":
                 upper = [f"{x(s)},{y(v)}" for s, v in zip(line.steps[part], line.high[part], strict=True)]
@@ -187,7 +189,7 @@ def matrix(table: base.Table) -> Markup:
     counts = np.asarray(table.values, float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     columns = {name: i for i, name in enumerate(table.columns)}
-    cell = int(np.clip(560 // len(table.columns), 11, 30))
+    cell = int(np.clip(860 // len(table.columns), 12, 30))
     letters = int(np.clip(max(len(name) for name in (*table.rows, *table.columns)), 4, 20))
     size = min(11, cell - 1)
     left, top = int(letters * size * 0.58) + 22, int(letters * size * 0.58) + 22
@@ -203,7 +205,7 @@ def matrix(table: base.Table) -> Markup:
         drawn.append(element("rect", class_="own", x=left + own * cell, y=top + i * cell, width=cell, height=cell))
         for k in np.flatnonzero(counts[i]):
             told = f"{name} \N{RIGHTWARDS ARROW} {table.columns[k]}: {counts[i, k]:.0f} of {counts[i].sum():.0f}"
-            shade = round(0.12 + 0.88 * shares[i, k], 2)
+            shade = round(0.2 + 0.8 * shares[i, k], 2)
             square = element(
                 "rect", element("title", told), class_="right" if k == own else "wrong", fill_opacity=shade,
                 x=left + int(k) * cell + 0.5, y=top + i * cell + 0.5, width=cell - 1, height=cell - 1,
@@ -223,13 +225,13 @@ def matrix(table: base.Table) -> Markup:
 
 
 def confused(table: base.Table, count: int = 8) -> list[Mapping[str, object]]:
-    """The pairs of classes that are most often taken for each other: `true`, `predicted`, `share` and `count`."""
+    """What was taken for what most often, and more than once: `true`, `predicted`, `count`, `of`."""
     counts = np.asarray(table.values, float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    wrong = shares * (np.array(table.rows, object)[:, None] != np.array(table.columns, object)[None, :])
-    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    places = [(int(k // wrong.shape[1]), int(k % wrong.shape[1])) for k in order if wrong.flat[k] > 0]
+    wrong = counts * (np.array(table.rows, object)[:, None] != np.array(table.columns, object)[None, :])
+    order = np.lexsort((-shares.ravel(), -wrong.ravel()))[:count]
+    places = [(int(k // wrong.shape[1]), int(k % wrong.shape[1])) for k in order if wrong.flat[k] > 1]
     return [
-        {"true": table.rows[i], "predicted": table.columns[k], "share": float(shares[i, k]), "count": int(counts[i, k])}
+        {"true": table.rows[i], "predicted": table.columns[k], "count": int(counts[i, k]), "of": int(counts[i].sum())}
         for i, k in places
     ]

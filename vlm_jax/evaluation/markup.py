@@ -30,16 +30,16 @@ def join(*children: object) -> Markup:
     return Markup("".join(parts))
 
 
-def element(name: str, *children: object, **attributes: object) -> Markup:
+def element(tag: str, /, *children: object, **attributes: object) -> Markup:
     """One element. An attribute `class_` becomes `class`, `stroke_width` `stroke-width`; one that is None is left out."""
     quoted = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
-    if name in _VOID:
-        return Markup(f"<{name}{quoted}>")
-    return Markup(f"<{name}{quoted}>{join(*children)}</{name}>")
+    if tag in _VOID:
+        return Markup(f"<{tag}{quoted}>")
+    return Markup(f"<{tag}{quoted}>{join(*children)}</{tag}>")
 
 
 def shortened(text: str, length: int) -> str:

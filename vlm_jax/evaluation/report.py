@@ -5,13 +5,14 @@ escaped where the markup is made (`markup`).
 """
 
 import base64
+import dataclasses
 import itertools
 import json
 import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from vlm_jax.evaluation import base, charts, records, style
 from vlm_jax.evaluation.markup import Markup, element, join, shortened
@@ -20,6 +21,8 @@ MAX_EXAMPLES = 24
 """Examples that one heading shows."""
 MAX_IMAGE_BYTES = 6 * 2**20
 """Bytes of all thumbnails together; examples beyond that go without."""
+OPEN_ROWS = 32
+"""A matrix of more rows is folded."""
 LINES = 6
 """Curves in one chart."""
 FIRST = ("loss", "learning_rate", "scale", "bias", "similarity", "grad_norm", "examples_per_second")
@@ -37,6 +40,8 @@ _LABELS = {
     "similarity": "Cosine of pairs",
     "grad_norm": "Gradient norm",
     "examples_per_second": "Examples a second",
+    "accuracy": "Accuracy",
+    "median_rank": "Median rank",
     "mfu": "Model FLOPs utilisation",
 }
 _MIME = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
@@ -72,17 +77,20 @@ def page(
     """The report as one string."""
     series = _series(history)
     training = {name: points for name, points in series.items() if name.split("/")[0] not in results}
-    steps = [int(row["step"]) for row in history if isinstance(row.get("step"), int | float)]
     budget = _Budget()
+    told = (
+        element("p", "Chance is the tick on a bar and the dotted line in a chart.", class_="soft small")
+        if results
+        else None
+    )
     sections = {
-        "Evaluation": join([_evaluation(name, result, series) for name, result in results.items()]),
+        "Evaluation": join(told, [_evaluation(name, result, series) for name, result in results.items()]),
         "Training": _training(training),
         "Examples": join([_examples(name, result, budget) for name, result in results.items()]),
         "Recipe": _recipe(config),
         "Environment": _environment(environment),
     }
     sections = {name: body for name, body in sections.items() if body}
-    about = [f"after {max(steps):,} steps" if steps else "before the first step"]
     head = join(
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -93,13 +101,30 @@ def page(
     header = element(
         "header",
         element("h1", element("bdi", title)),
-        element("p", ", ".join(about)),
+        element("p", element("bdi", " · ".join(_facts(config, history, environment)))),
         element("nav", [element("a", name, href=f"#{name.lower()}") for name in sections]),
     )
     body = [element("section", element("h2", name), content, id=name.lower()) for name, content in sections.items()]
     tiles = element("div", _tiles(results, training), class_="tiles")
     content = element("body", header, tiles, body, element("footer", "Made by vlm_jax."))
     return join(Markup("<!doctype html>\n"), element("html", element("head", head), content, lang="en"), "\n")
+
+
+def _facts(
+    config: Mapping[str, Any], history: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
+) -> list[str]:
+    """What stands under the title: the system, how far it is, on what; as far as it is known."""
+    facts = []
+    system = config.get("system")
+    if isinstance(system, Mapping) and "_type" in system:
+        facts.append(str(system["_type"]).rpartition(".")[2])
+    steps = [int(row["step"]) for row in history if _is_number(row.get("step"))]
+    total = config.get("steps")
+    of = f" of {total:,}" if isinstance(total, int) and steps and total != max(steps) else ""
+    facts.append(f"{max(steps):,}{of} steps" if steps else "not trained")
+    if "batch_size" in config:
+        facts.append(f"batch {config['batch_size']}")
+    return facts + [str(environment[name]) for name in ("devices",) if name in environment]
 
 
 def _series(history: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
@@ -177,10 +202,13 @@ def _evaluation(name: str, result: base.Result, series: Mapping[str, Sequence[tu
     ]
     table = element("table", element("thead", element("tr", names)), element("tbody", rows))
     note = element("p", element("bdi", result.note), class_="soft small") if result.note else None
-    parts = [element("h3", element("bdi", name)), note, table, _evaluation_curves(name, result, series)]
-    for table_name, values in result.tables.items():
-        parts.append(_table(table_name, values))
-    return element("div", parts, class_="evaluation")
+    figures = _evaluation_curves(name, result, series)
+    if len(figures) == 1:
+        numbers = element("div", element("div", table), figures, class_="beside")
+    else:
+        numbers = join(table, element("div", figures, class_="grid below") if figures else None)
+    tables = [_table(table_name, values) for table_name, values in result.tables.items()]
+    return element("div", element("h3", element("bdi", name)), note, numbers, tables, class_="evaluation")
 
 
 def _bar(value: float, chance: float | None) -> Markup:
@@ -198,30 +226,28 @@ def _bar(value: float, chance: float | None) -> Markup:
 
 def _evaluation_curves(
     name: str, result: base.Result, series: Mapping[str, Sequence[tuple[float, float]]]
-) -> Markup | None:
-    """Metrics of one evaluation over steps: shares together, recalls by direction, others by themselves."""
+) -> list[Markup]:
+    """Metrics of one evaluation over steps: recalls by direction, other shares together, ranks together."""
     groups: dict[str, list[str]] = {}
     for full in series:
         if full.startswith(f"{name}/") and len(series[full]) > 1:
             metric = full.removeprefix(f"{name}/")
-            group = re.sub(r"_recall@\d+$", "", metric) if "@" in metric else "" if _is_share(metric) else metric
-            groups.setdefault(group, []).append(metric)
+            kind = "median_rank" if metric.endswith("_median_rank") else "accuracy" if _is_share(metric) else metric
+            groups.setdefault(metric.partition("_recall@")[0] if "@" in metric else kind, []).append(metric)
     figures = []
-    for group, members in groups.items():
+    for group, members in sorted(groups.items(), key=lambda item: item[0] == "median_rank"):
         lines = [
             charts.Curve(
-                re.sub(r"^.*_recall@", "R@", m) if group else _label(m), series[f"{name}/{m}"], result.chance.get(m)
+                _label(m).split(", ")[group != "median_rank" and "@" in m], series[f"{name}/{m}"], result.chance.get(m)
             )
             for m in members[:LINES]
         ]
-        title = _label(group) if group else "Over the run"
-        figures.append(_figure(title, lines, shares="percent" if _is_share(members[0]) else "plain"))
-    if not figures:
-        return None
-    return join(element("h4", "Over the run; chance is dotted"), element("div", figures, class_="grid"))
+        shares = "percent" if _is_share(members[0]) else "plain"
+        figures.append(_figure(_label(group), lines, shares))
+    return figures
 
 
-def _figure(title: str, lines: Sequence[charts.Curve], shares: str = "plain") -> Markup:
+def _figure(title: str, lines: Sequence[charts.Curve], shares: Literal["percent", "plain"] = "plain") -> Markup:
     show = charts.percent if shares == "percent" else charts.number
     keys = [
         element(
@@ -255,7 +281,7 @@ def _training(series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup | N
     if figures:
         summary = element("summary", f"{len(figures)} more: {shortened(', '.join(figures), 90)}")
         more = element("details", summary, element("div", list(figures.values()), class_="grid"))
-    return join(element("div", front, class_="grid"), element("p", Markup("&nbsp;")) if front and more else None, more)
+    return join(element("div", front, class_="grid") if front else None, more)
 
 
 def _short(name: str, group: str) -> str:
@@ -270,15 +296,20 @@ def _table(name: str, table: base.Table) -> Markup | None:
         return None
     parts = []
     if len(table.columns) <= charts.MATRIX_CLASSES:
-        title = f"{_label(name)}: rows are the true classes that occur, shaded by share; at the right the recall"
-        parts += [element("h4", title), charts.matrix(table)]
+        told = "Each row is a true class that occurs, shaded by where its images went; its recall stands at the right."
+        told = element("p", told, class_="soft small")
+        if len(table.rows) > OPEN_ROWS:
+            summary = element("summary", f"{_label(name)} of {len(table.rows)} classes")
+            parts.append(element("details", summary, told, charts.matrix(table)))
+        else:
+            parts += [element("h4", _label(name)), told, charts.matrix(table)]
     pairs = charts.confused(table)
     if pairs:
         lines = [
             element(
                 "li",
                 element("span", element("bdi", pair["true"]), " taken for ", element("bdi", pair["predicted"])),
-                element("span", f"{charts.percent(pair['share'])} ({pair['count']})", class_="soft n"),
+                element("span", f"{pair['count']} of {pair['of']}", class_="soft n"),
             )
             for pair in pairs
         ]
@@ -309,7 +340,9 @@ def _examples(name: str, result: base.Result, budget: _Budget) -> Markup | None:
     for group, examples in groups.items():
         shown = examples[:MAX_EXAMPLES]
         cards = [_card(example, budget) for example in shown]
-        kind = "cards long" if any(entry.image for entry in shown[0].answers) or not shown[0].expected else "cards"
+        longest = max(len(entry.text) for example in shown for entry in (*example.answers, example.expected))
+        images = any(entry.image for example in shown for entry in example.answers)
+        kind = "cards long" if images or longest > 28 else "cards"
         more = f", {len(examples) - len(shown)} more not shown" if len(examples) > len(shown) else ""
         parts += [element("h4", f"{group[:1].upper()}{group[1:]}{more}"), element("div", cards, class_=kind)]
     if not parts:
@@ -324,30 +357,25 @@ def _card(example: base.Example, budget: _Budget) -> Markup:
     """A query beside its answers, or over them where the answers are images."""
     query = example.query
     words = element("p", element("bdi", shortened(query.text, 300)), class_="query") if query.text else None
+    entries = [(entry, "" if entry.score is None else f"{entry.score:.3f}") for entry in example.answers]
+    if not any(entry.verdict == "right" for entry in example.answers) and example.expected != base.Entry():
+        entries.append((dataclasses.replace(example.expected, verdict="right"), "expected"))
     answers = []
-    for entry in example.answers:
-        mark = {"right": "\N{CHECK MARK}", "wrong": "", "none": ""}[entry.verdict]
-        score = "" if entry.score is None else f"{entry.score:.3f}"
+    for entry, beside in entries:
         kind = entry.verdict if entry.verdict != "none" else None
+        mark = "\N{CHECK MARK}" if kind == "right" else ""
         if entry.image:
-            picture = budget.image(entry.image, entry.text or f"answer with cosine {score}")
-            answers.append(element("li", picture, f"{mark} {score}".strip(), class_=kind))
+            picture = budget.image(entry.image, entry.text or f"answer, {beside}")
+            answers.append(element("li", picture, f"{mark} {beside}".strip(), class_=kind))
         else:
             text = element("bdi", shortened(entry.text, 200))
-            score = element("span", score, class_="score n")
-            answers.append(element("li", element("span", mark), text, score, class_=kind))
+            answers.append(
+                element("li", element("span", mark), text, element("span", beside, class_="score"), class_=kind)
+            )
     if any(entry.image for entry in example.answers):
         return element("div", words, element("ol", answers), class_="card strip")
-    expected = None
-    if example.expected and not any(entry.verdict == "right" for entry in example.answers):
-        said = element("bdi", shortened(example.expected, 200))
-        expected = element(
-            "li", element("span", "\N{CHECK MARK}"), said, element("span", "expected", class_="score"), class_="right"
-        )
-    picture = budget.image(query.image, example.expected or "query image") if query.image else None
-    return element(
-        "div", words, element("div", picture), element("ol", answers, expected, class_="answers"), class_="card"
-    )
+    picture = budget.image(query.image, example.expected.text or "query image") if query.image else None
+    return element("div", words, element("div", picture), element("ol", answers, class_="answers"), class_="card")
 
 
 def _recipe(config: Mapping[str, Any]) -> Markup | None:

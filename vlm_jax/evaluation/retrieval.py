@@ -106,7 +106,8 @@ class Retrieval:
         text_scores = image_embeddings[queries] @ text_embeddings.T
         image_scores = text_embeddings[sought] @ image_embeddings.T
         best_images = np.argsort(-image_scores, axis=1, kind="stable")[:, :5]
-        wanted = sorted({*queries, *(int(i) for i in best_images.flat)})
+        own_images = [int(pairs[pairs[:, 1] == t][0, 0]) for t in sought]
+        wanted = sorted({*queries, *own_images, *best_images.ravel().tolist()})
         pictures = {
             i: base.thumbnail(image) for i, _, image in pipeline.read(source, subject.transform, indices=wanted)
         }
@@ -118,11 +119,12 @@ class Retrieval:
         for i, scores in zip(queries, text_scores, strict=True):
             best = np.argsort(-scores, kind="stable")[:5]
             answers = tuple(base.Entry(texts[t], score=float(scores[t]), verdict=verdict(i, t)) for t in best)
-            own = texts[pairs[np.searchsorted(pairs[:, 0], i), 1]]
+            own = base.Entry(texts[pairs[np.searchsorted(pairs[:, 0], i), 1]])
             shown.append(base.Example("image to text", base.Entry(image=pictures[i]), answers, own))
-        for t, scores, best in zip(sought, image_scores, best_images, strict=True):
+        for t, scores, best, i in zip(sought, image_scores, best_images, own_images, strict=True):
+            own = base.Entry(image=pictures[i])
             answers = tuple(
-                base.Entry(image=pictures[int(i)], score=float(scores[i]), verdict=verdict(i, t)) for i in best
+                base.Entry(image=pictures[int(k)], score=float(scores[k]), verdict=verdict(k, t)) for k in best
             )
-            shown.append(base.Example("text to image", base.Entry(texts[t]), answers))
+            shown.append(base.Example("text to image", base.Entry(texts[t]), answers, own))
         return shown

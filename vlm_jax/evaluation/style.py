@@ -39,7 +39,7 @@ section { margin-top: 48px; padding-top: 28px; border-top: 1px solid var(--line)
 .tile b { display: block; font-size: 27px; line-height: 1.25; font-weight: 620; letter-spacing: -.02em; }
 .tile span { display: block; font-size: 13px; color: var(--soft); }
 .evaluation + .evaluation { margin-top: 40px; }
-.evaluation > p { margin: 2px 0 12px; max-width: 76ch; }
+.evaluation > p { margin: 2px 0 12px; max-width: 110ch; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: left; font-weight: 500; font-size: 12px; color: var(--soft); padding: 0 12px 6px 0; }
 td { padding: 6px 12px 6px 0; border-top: 1px solid var(--line); vertical-align: middle; }
@@ -52,7 +52,9 @@ td.bar .track { fill: var(--line); opacity: .55; }
 td.bar .fill { fill: var(--accent); }
 td.bar .mark { fill: var(--ink); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 28px 24px; }
-figure { margin: 0; min-width: 0; }
+figure { margin: 0; min-width: 0; display: flex; flex-direction: column; justify-content: space-between; }
+.beside { display: grid; grid-template-columns: minmax(0, 1fr) 336px; gap: 28px 40px; align-items: start; }
+.below { margin-top: 28px; }
 figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 14px; font-size: 13px; margin-bottom: 6px; }
 figcaption b { font-weight: 600; }
 .key { white-space: nowrap; color: var(--soft); }
@@ -63,7 +65,7 @@ svg text { fill: var(--soft); font-size: 10.5px; font-family: inherit; }
 .grid-line { stroke: var(--line); stroke-width: 1; }
 .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; stroke-linecap: round; }
 .band { stroke: none; fill-opacity: .16; }
-.chance { stroke-width: 1; stroke-dasharray: 2 4; opacity: .75; }
+.chance { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 1 4; stroke-linecap: round; }
 .hover rect { fill: transparent; }
 .hover .rule { stroke: var(--soft); stroke-width: 1; }
 .hover .rule, .hover .dot { visibility: hidden; pointer-events: none; }
@@ -89,25 +91,29 @@ rect.right { fill: var(--right); } rect.wrong { fill: var(--wrong); }
 .card { display: grid; grid-template-columns: 96px minmax(0, 1fr); gap: 4px 14px; align-items: start; font-size: 13px; line-height: 1.4; }
 .card .query { grid-column: 1 / -1; font-size: 14px; margin-bottom: 4px; }
 .card.strip { display: block; }
-img { display: block; width: 100%; height: auto; border-radius: 6px; background: var(--raised); image-rendering: auto; }
+img { display: block; width: 100%; height: auto; border-radius: 6px; background: var(--raised);
+  outline: 1px solid var(--line); outline-offset: -1px; }
 ol.answers { list-style: none; margin: 0; padding: 0; }
 ol.answers li { display: grid; grid-template-columns: 16px minmax(0, 1fr) auto; gap: 6px; padding: 2px 0; color: var(--soft); }
 ol.answers li.right { color: var(--right); font-weight: 600; }
 ol.answers .score { font-weight: 400; color: var(--soft); font-size: 12px; }
-.strip ol { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 8px; list-style: none; margin: 6px 0 0; padding: 0; }
+.strip ol { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px; list-style: none; margin: 6px 0 0; padding: 0; }
 .strip li { color: var(--soft); font-size: 12px; }
-.strip li img { outline: 2px solid transparent; outline-offset: 2px; margin-bottom: 4px; }
+.strip li img { margin-bottom: 5px; }
 .strip li.right { color: var(--right); font-weight: 600; }
-.strip li.right img { outline-color: var(--right); }
+.strip li.right img { outline: 2px solid var(--right); outline-offset: 1px; }
 bdi { unicode-bidi: isolate; }
 dl { display: grid; grid-template-columns: minmax(120px, max-content) minmax(0, 1fr); gap: 6px 24px; margin: 0; font-size: 14px; }
 dt { color: var(--soft); } dd { margin: 0; }
-details + details { margin-top: 20px; }
+details { margin-top: 24px; } details > p { margin: 12px 0; } #recipe details { margin-top: 0; }
+.evaluation h4 + p { margin: -8px 0 12px; }
+h2 + p.soft { margin: -12px 0 24px; }
 summary { cursor: pointer; font-size: 14px; color: var(--accent); }
 details > .grid { margin-top: 18px; }
 pre { background: var(--raised); border-radius: 10px; padding: 16px; font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas,
   "DejaVu Sans Mono", monospace; overflow-x: auto; white-space: pre; margin: 12px 0 0; max-height: 70vh; }
 footer { margin-top: 56px; color: var(--soft); font-size: 13px; }
+@media (max-width: 860px) { .beside { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 560px) {
   body { padding: 24px 16px 48px; }
   h1 { font-size: 23px; }
@@ -115,6 +121,7 @@ footer { margin-top: 56px; color: var(--soft); font-size: 13px; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .tile b { font-size: 22px; }
   td.bar, th.bar { display: none; }
+  .wide { margin-right: -16px; }
   .card { grid-template-columns: 84px minmax(0, 1fr); }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 10px; }
 }

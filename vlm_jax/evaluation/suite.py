@@ -118,11 +118,15 @@ def of(
     name: str,
     config: Mapping[str, Any],
 ) -> Suite:
-    """The suite of a run; `stream` is the data stream whose transform and tokenizer the model was trained with."""
-    compiled = base.Compiled(model.graphdef, mesh)
+    """The suite of a run.
+
+    Args:
+      stream: the data stream whose transform and tokenizer the model was trained with; its `val` is what evaluators without
+        data of their own evaluate.
+    """
     return Suite(
-        evaluators,
-        compiled,
+        {key: e if e.data else dataclasses.replace(e, data=stream.val) for key, e in evaluators.items()},
+        base.Compiled(model.graphdef, mesh),
         stream.image.evaluation(),
         stream.tokenizer.load(),
         batch_size,

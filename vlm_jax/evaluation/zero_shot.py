@@ -155,7 +155,9 @@ class ZeroShot:
                 base.Entry(titles[c], score=float(scores[i, c]), verdict="right" if c == labels[i] else "wrong")
                 for c in top
             )
-            shown.append(base.Example(group, base.Entry(image=base.thumbnail(image)), answers, titles[labels[i]]))
+            shown.append(
+                base.Example(group, base.Entry(image=base.thumbnail(image)), answers, base.Entry(titles[labels[i]]))
+            )
         return shown
 
 
