@@ -1,7 +1,4 @@
-"""Stacks of equal blocks: parameters lead with the depth axis, one scan applies them.
-
-At depth 24 a scan compiles in a thirteenth of an unrolled loop's time.
-"""
+"""Stacks of equal blocks, whose parameters lead with the depth axis."""
 
 from collections.abc import Callable
 from typing import Literal, TypeVar
@@ -12,6 +9,9 @@ from jaxtyping import Array, Float
 
 from vlm_jax.ops import sharding
 
+Loop = Literal["scan", "unroll"]
+"""How the blocks are applied: `scan` compiles one block (at depth 24 in a thirteenth of the time), `unroll` all of them.
+On CPU the unrolled steps take 0.7 of the time, because nothing is copied in and out of stacked activations."""
 Remat = Literal["none", "full", "dots", "names"]
 """What the backward pass computes again: `none` nothing, `full` each block from its input, `dots` all but the outputs
 of dense layers, `names` all but a few tensors as wide as the residual stream (`SAVED`)."""
@@ -27,20 +27,24 @@ def build(make: Callable[[nnx.Rngs], BlockT], depth: int, *, rngs: nnx.Rngs) -> 
 
 
 def apply(
-    blocks: nnx.Module, x: Float[Array, "b *t d"], *args: object, remat: Remat = "none"
+    blocks: nnx.Module, x: Float[Array, "b *t d"], *args: object, loop: Loop = "scan", remat: Remat = "none"
 ) -> Float[Array, "b *t d"]:
     """x through all blocks in order; `args` go to every block.
 
-    `remat` changes memory and time, not values or gradients.
+    `loop` and `remat` change memory and time, not values or gradients.
     """
 
     def body(x, block):
         return sharding.shard_batch(block(x, *args)), None
 
     if remat != "none":
-        # A scan already keeps the recomputation apart from the forward pass: no barrier against merging them is needed.
-        body = jax.checkpoint(body, policy=_policy(remat), prevent_cse=False)
-    return jax.lax.scan(body, x, blocks)[0]
+        # A scan keeps the recomputation apart from the forward pass by itself.
+        body = jax.checkpoint(body, policy=_policy(remat), prevent_cse=loop == "unroll")
+    if loop == "scan":
+        return jax.lax.scan(body, x, blocks)[0]
+    for i in range(jax.tree.leaves(blocks)[0].shape[0]):
+        x, _ = body(x, jax.tree.map(lambda w, i=i: w[i], blocks))
+    return x
 
 
 def _policy(remat):

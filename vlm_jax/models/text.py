@@ -51,6 +51,8 @@ class Config:
     """Channels of a final projection, the embedding; 0 leaves it out."""
     projection_bias: Literal["none", "learned"] = "none"
     """Whether the projection has a bias; SigLIP's has one."""
+    loop: stack.Loop = "scan"
+    """Whether the blocks are compiled as one in a loop, or unrolled: faster steps on CPU, longer compilation with depth."""
     remat: stack.Remat = "none"
     """What the backward pass computes again instead of keeping; see `layers.stack`."""
     init: initializers.Name = "big_vision"
@@ -185,7 +187,7 @@ class Text(nnx.Module):
         present = self._present(tokens)
         if present is not None:
             mask = masks.keys(present) if mask is None else mask & masks.keys(present)
-        return stack.apply(self.blocks, x, mask, remat=self.config.remat)
+        return stack.apply(self.blocks, x, mask, loop=self.config.loop, remat=self.config.remat)
 
     def _present(self, tokens) -> Bool[Array, "b t"] | None:
         """Tokens that are not padding; None where all count."""

@@ -66,6 +66,8 @@ class Config:
     """Channels of a tanh layer after pooling (original ViT's pre-logits, Hugging Face's pooler); 0 leaves it out."""
     projection_dim: int = 0
     """Channels of a final projection without bias, the embedding; 0 leaves it out."""
+    loop: stack.Loop = "scan"
+    """Whether the blocks are compiled as one in a loop, or unrolled: faster steps on CPU, longer compilation with depth."""
     remat: stack.Remat = "none"
     """What the backward pass computes again instead of keeping; see `layers.stack`."""
     init: initializers.Name = "big_vision"
@@ -232,7 +234,7 @@ class ViT(nnx.Module):
     def hidden(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         """Tokens after the last block, before the final norm: class token, registers, patches."""
         x = sharding.shard_batch(self.embed(images))
-        return stack.apply(self.blocks, x, remat=self.config.remat)
+        return stack.apply(self.blocks, x, loop=self.config.loop, remat=self.config.remat)
 
     def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         """Tokens before the first block: class token, registers, patches, with positions."""
