@@ -16,7 +16,8 @@ import tyro
 
 from vlm_jax.errors import BAD_INPUT, InputError
 from vlm_jax.systems import base
-from vlm_jax.training import checkpoint, optimizer, sharding
+from vlm_jax.training import checkpoint, sharding
+from vlm_jax.training import optimizer as optimizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class Config:
     """Model and objective."""
     data: Any
     """A data stream, or streams by name."""
-    optimizer: optimizer.AdamW = optimizer.AdamW()
+    optimizer: optimizers.AdamW = optimizers.AdamW()
     """Update rule, schedule, decay and averaging."""
     mesh: sharding.Mesh = sharding.Mesh()
     """How the devices are arranged."""

@@ -79,12 +79,11 @@ class System:
         """The loss of one global batch."""
         raise TypeError(f"{type(self).__name__} does not define objective")
 
-    def check(self, streams: Mapping[str, Mapping[str, Any]]) -> None:
+    def check(self, streams: Mapping[str, Any]) -> None:
         """Compares the model with what the data streams say of themselves, before anything is built.
 
         Args:
-          streams: for each stream the description that its configuration gives: `vocab_size`, `length`, `eos_id`,
-            `image_size` and whatever else the stream knows.
+          streams: what the `describe()` of each stream returned: `vocab_size`, `length`, `eos_id`, `image_size` and so on.
 
         Raises:
           InputError: a field of the data does not fit a field of the model.

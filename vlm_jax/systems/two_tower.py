@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from vlm_jax.errors import InputError
 from vlm_jax.losses import contrastive
-from vlm_jax.models import convnet, text, vit
+from vlm_jax.models import text
 from vlm_jax.ops import chunks, images, norm
 from vlm_jax.systems import base
 
@@ -48,8 +48,8 @@ class Model(nnx.Module):
 class TwoTower(base.System):
     """Fields that every system with two towers has."""
 
-    image: vit.Config | convnet.Config
-    """The image tower."""
+    image: Any
+    """The image tower: a configuration with `image_size`, `output_dim` and `build`, such as vit.Config or convnet.Config."""
     text: text.Config
     """The text tower; its output has the width of the image tower's."""
     initial_scale: float
@@ -70,27 +70,27 @@ class TwoTower(base.System):
         if self.initial_scale <= 0:
             raise InputError(f"system.initial_scale {self.initial_scale}: must be positive")
 
-    def check(self, streams: Mapping[str, Mapping[str, Any]]) -> None:
+    def check(self, streams: Mapping[str, Any]) -> None:
         pairs = streams.get("pairs")
         if pairs is None:
             raise InputError(f"data streams {sorted(streams)}: {type(self).__name__} trains on a stream named pairs")
-        if pairs["vocab_size"] > self.text.vocab_size:
+        if pairs.vocab_size > self.text.vocab_size:
             raise InputError(
-                f"system.text.vocab_size {self.text.vocab_size} is smaller than the tokenizer's {pairs['vocab_size']}: "
-                f"set --system.text.vocab-size {pairs['vocab_size']} or choose another tokenizer"
+                f"system.text.vocab_size {self.text.vocab_size} is smaller than the tokenizer's {pairs.vocab_size}: "
+                f"set --system.text.vocab-size {pairs.vocab_size} or choose another tokenizer"
             )
-        if pairs["length"] != self.text.length:
+        if pairs.length != self.text.length:
             raise InputError(
-                f"data.tokenizer.length {pairs['length']} is not system.text.length {self.text.length}: set both to the same"
+                f"data.tokenizer.length {pairs.length} is not system.text.length {self.text.length}: set both to the same"
             )
-        if pairs["image_size"] != self.image.image_size:
+        if pairs.image_size != self.image.image_size:
             raise InputError(
-                f"data.image.size {pairs['image_size']} is not system.image.image_size {self.image.image_size}: set both to the same"
+                f"data.image.size {pairs.image_size} is not system.image.image_size {self.image.image_size}: set both to the same"
             )
-        if self.text.pool == "eos" and pairs["eos_id"] != self.text.eos_id:
+        if self.text.pool == "eos" and pairs.eos_id != self.text.eos_id:
             raise InputError(
-                f"system.text.eos_id {self.text.eos_id} is not the tokenizer's end token {pairs['eos_id']}: "
-                f"set --system.text.eos-id {pairs['eos_id']}"
+                f"system.text.eos_id {self.text.eos_id} is not the tokenizer's end token {pairs.eos_id}: "
+                f"set --system.text.eos-id {pairs.eos_id}"
             )
 
 

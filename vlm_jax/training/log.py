@@ -39,10 +39,11 @@ class Log:
         Raises:
           InputError: wandb is asked for and not installed.
         """
+        self._since: float | None = None
         self._batch_size, self._flops, self._peak = batch_size, flops_per_example, peak_flops
         self._writes = jax.process_index() == 0
         self._file = self._board = self._wandb = None
-        self._since, self._step, self._waited = time.perf_counter(), first_step, 0.0
+        self._step, self._waited = first_step, 0.0
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
@@ -66,10 +67,11 @@ class Log:
         self._since, self._step, self._waited = time.perf_counter(), step, 0.0
 
     def rates(self, step: int) -> dict[str, float]:
-        """Rates since the last interval began; empty before a step of it is over."""
-        seconds, steps = time.perf_counter() - self._since, step - self._step
-        if steps < 1:
+        """Rates since the last interval began; empty before a step of it is over, and for the first step, which compiles."""
+        steps = step - self._step
+        if steps < 1 or self._since is None:
             return {}
+        seconds = time.perf_counter() - self._since
         per_second = steps * self._batch_size / seconds
         per_device = per_second / jax.device_count()
         rates = {

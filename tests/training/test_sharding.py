@@ -1,0 +1,67 @@
+"""Rules from paths to shards, rows of a process, and batches as global arrays."""
+
+import jax
+import numpy as np
+import pytest
+
+from vlm_jax.errors import InputError
+from vlm_jax.training import sharding
+
+P = jax.P
+
+
+def _mesh(data, fsdp, model):
+    return sharding.Mesh(data=data, fsdp=fsdp, model=model).make()
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "want"),
+    [
+        ("image/blocks/attention/query/kernel", (6, 64, 64), P(None, "fsdp", "model")),
+        ("opt_state/0/mu/image/blocks/mlp/down/kernel", (6, 64, 64), P(None, "model", "fsdp")),
+        ("text/token_embed/embedding", (100, 64), P("model", "fsdp")),
+        ("image/patch_embed/kernel", (192, 64), P(None, "fsdp")),
+        ("image/norm/scale", (64,), P()),
+        ("log_scale", (), P()),
+        ("image/blocks/mlp/up/kernel", (6, 63, 64), P(None, None, "model")),
+    ],
+)
+def test_first_rule_that_finds_the_path_names_trailing_axes_that_divide(path, shape, want):
+    assert sharding.spec(path, shape, _mesh(2, 2, 2)) == want
+
+
+def test_axes_of_size_one_are_left_out():
+    assert sharding.spec("up/kernel", (64, 64), _mesh(8, 1, 1)) == P()
+
+
+def test_mesh_takes_what_is_left():
+    assert dict(_mesh(-1, 2, 1).shape) == {"data": 4, "fsdp": 2, "model": 1}
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, -1, 1), (-1, 3, 1), (0, 1, 1), (16, 1, 1)])
+def test_sizes_that_do_not_make_up_the_devices_are_refused(sizes):
+    with pytest.raises(InputError, match="mesh"):
+        _mesh(*sizes)
+
+
+def test_batch_that_does_not_divide_names_those_that_do():
+    with pytest.raises(InputError, match="batch_size 100 .* use 96 or 104"):
+        sharding.check_batch(100, _mesh(4, 2, 1))
+    sharding.check_batch(96, _mesh(4, 2, 1), microbatches=3)
+    with pytest.raises(InputError, match="3 microbatches"):
+        sharding.check_batch(104, _mesh(4, 2, 1), microbatches=3)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
+def test_batches_keep_their_rows_in_order(sizes):
+    mesh = _mesh(*sizes)
+    local = {"pairs": {"x": np.arange(48, dtype=np.float32).reshape(16, 3)}}
+    got = sharding.put_batch(local, mesh)["pairs"]["x"]
+    np.testing.assert_array_equal(got, local["pairs"]["x"])
+    assert got.sharding.spec == P(("data", "fsdp"))
+    np.testing.assert_array_equal(sharding.rows(16, mesh), np.arange(16))
+
+
+def test_large_leaves_that_stay_whole_are_reported():
+    x = jax.ShapeDtypeStruct((1000, 1000), np.float32)
+    assert sharding.undivided({"positions": x, "up": {"kernel": x}}, _mesh(1, 8, 1)) == ["positions (1000, 1000)"]

@@ -1,0 +1,57 @@
+"""A small system that uses every part of the protocol: frozen parameters, bounds, buffers, extra, streams, chunks."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vlm_jax.ops import chunks
+from vlm_jax.systems import base
+
+WIDTH = 8
+
+
+class Statistic(nnx.Variable):
+    """A running mean: a buffer."""
+
+
+class Model(nnx.Module):
+    def __init__(self, rngs):
+        self.up = nnx.Linear(WIDTH, 4 * WIDTH, rngs=rngs)
+        self.down = nnx.Linear(4 * WIDTH, WIDTH, rngs=rngs)
+        self.scale = nnx.Param(jnp.float32(1.0))
+        self.mean = Statistic(jnp.zeros(WIDTH))
+
+    def __call__(self, x):
+        return self.down(jnp.tanh(self.up(x))) * self.scale[...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Toy(base.System):
+    limit: float = 1.05
+
+    @property
+    def bounds(self):
+        return (base.Bound(r"^scale$", -jnp.inf, self.limit),)
+
+    def build(self, *, rngs):
+        return Model(rngs)
+
+    def init_extra(self, model):
+        return {"seen": jnp.zeros((), jnp.int32)}
+
+    def objective(self, model, batch, extra, context):
+        x, y = batch["left"]["x"], batch["right"]["y"]
+        guess = chunks.in_chunks(model, context.microbatches)(x)
+        noise = 1e-3 * jax.random.normal(jax.random.fold_in(context.key, 1), y.shape)
+        loss = jnp.mean((guess - y - noise) ** 2)
+        progress = context.step / context.total_steps
+        return base.Objective(
+            loss, {"progress": progress}, {"seen": extra["seen"] + len(x)}, {"mean": 0.9 * model.mean[...] + 0.1 * x.mean(0)}
+        )
+
+
+def batch(seed: int, size: int = 16):
+    keys = jax.random.split(jax.random.key(seed))
+    return {"left": {"x": jax.random.normal(keys[0], (size, WIDTH))}, "right": {"y": jax.random.normal(keys[1], (size, WIDTH))}}
