@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from vlm_jax import errors
 from vlm_jax.data import records
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded; other formats that Pillow knows start programs (EPS) or are not images of the web."""
 MAX_PIXELS = 2**26
 """Width times height above which an image is refused before it is decoded: a small file can hold gigabytes."""
@@ -21,6 +21,7 @@ _ORIENTATION = 0x0112
 _DRAFT_MARGIN = 2
 """JPEGs may be decoded at 1/2, 1/4 or 1/8 while this many times the wanted side remains for the antialiased resize."""
 
+Image.init()  # else the first image of a format loads its decoder, and two threads may race for it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # size is checked below, and refused
 
 

@@ -113,9 +113,9 @@ def train_iterator(
       threads: threads that build batches, in this process or in each worker; 0: build a batch when it is asked for.
 
     Raises:
-      InputError: fewer records than a batch, a bad batch size, worker or thread count, or what the sources raise.
+      InputError: fewer records than a batch, a bad batch size, a negative count or seed, or what the sources raise.
     """
-    for name, value in (("workers", workers), ("threads", threads)):
+    for name, value in (("workers", workers), ("threads", threads), ("seed", seed)):
         if value < 0:
             raise errors.InputError(f"{name} {value}: cannot be negative")
     examples, sizes, own_rows = {}, {}, {}
@@ -146,10 +146,10 @@ class BatchIterator(grain.DatasetIterator):
         super().__init__()
         self._batches, self._workers, self._threads = batches, workers, threads
         self._step = 0
+        self._open = True
         self._iterator: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
-        self._assert_not_closed()
         self.start_prefetch()
         batch = next(self._iterator)
         self._step += 1
@@ -169,12 +169,15 @@ class BatchIterator(grain.DatasetIterator):
 
     def start_prefetch(self) -> None:
         """Starts to read ahead, so that the first batch is ready when it is asked for."""
+        if not self._open:
+            raise ValueError("the iterator is closed")
         if self._iterator is None:
             self._iterator = iter(self._from(self._step))
             self._iterator.start_prefetch()
 
     def close(self) -> None:
         """Ends threads and workers."""
+        self._open = False
         self._stop()
         super().close()
 

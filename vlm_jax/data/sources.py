@@ -225,10 +225,10 @@ class WebDataset(_Sharded):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound here: modules are gone at exit
         for file in self.__dict__.get("_files", ()):
             if file is not None:
-                os.close(file)
+                close(file)
 
 
 def _each(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:
@@ -261,20 +261,16 @@ def _expand_braces(text: str, field: str) -> Iterable[str]:
 
 
 def _open_array_record(path: str) -> Any:
-    try:
-        return array_record_module.ArrayRecordReader(path, options="readahead_buffer_size:0", file_reader_buffer_size=32768)
-    except (RuntimeError, ValueError) as error:
-        raise errors.InputError(f"{path}: not a complete ArrayRecord ({error}); write or copy it again") from error
+    return array_record_module.ArrayRecordReader(path, options="readahead_buffer_size:0", file_reader_buffer_size=32768)
 
 
 def _count_records(path: str) -> int:
-    reader = _open_array_record(path)
     try:
+        reader = _open_array_record(path)
         count = reader.num_records()
-    except RuntimeError as error:
+        reader.close()  # where the damage of a file is raised
+    except (RuntimeError, ValueError) as error:
         raise errors.InputError(f"{path}: not a complete ArrayRecord ({error}); write or copy it again") from error
-    finally:
-        reader.close()
     if not count:
         raise errors.InputError(f"{path}: holds no records; leave it out")
     return count

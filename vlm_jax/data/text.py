@@ -97,6 +97,8 @@ class LoadedTokenizer(abc.ABC):
         return row
 
     def _clean(self, text: str) -> str:
+        if not text.isascii():
+            text = text.encode("utf-8", errors="replace").decode("utf-8")  # json can hold halves of surrogate pairs
         if self.config.case == "lower":
             text = text.lower()
         if self.config.punctuation == "strip":
@@ -159,7 +161,7 @@ class BytePairs(LoadedTokenizer):
         self.pad_id = self.eos_id if config.pad == "eos" else 0
 
     def encode(self, text: str) -> list[int]:
-        return [i for word in _WORDS.findall(self._clean(_clip_clean(text))) for i in self._word_ids(word)]
+        return [i for word in _WORDS.findall(_clip_clean(self._clean(text))) for i in self._word_ids(word)]
 
     def decode(self, ids: Sequence[int]) -> str:
         joined = "".join(self._tokens[i] for i in self._content(ids)).replace("</w>", " ")
@@ -188,6 +190,7 @@ class BytePairs(LoadedTokenizer):
 
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_SPACE = regex.compile(r"\s+")
 _WORDS = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
@@ -212,7 +215,7 @@ def _clip_clean(text: str) -> str:
     """Mends encodings, unescapes HTML twice, collapses white space, lower-cases."""
     if not (text.isascii() and text.isprintable() and "&" not in text):  # on the others the first two do nothing, slowly
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    return _SPACE.sub(" ", text).strip().lower()
 
 
 def _read_merges(path: str) -> list[tuple[str, str]]:

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from vlm_jax.data import collate, images, records, text
+
+
+@pytest.fixture
+def pair(encode_image, noise, merges):
+    pixels = noise(0, 8, 8)
+    options = {"transform": images.Transform(size=8), "tokenizer": text.Tokenizer(merges, length=6).load()}
+
+    def row(captions=("low", "new", "l"), caption="random", rng=None, image=None, index=5):
+        example = {"image": encode_image(pixels) if image is None else image, "captions": list(captions)}
+        return collate.pairs(example, index, caption=caption, rng=rng, **options)
+
+    return pixels, row
+
+
+def test_a_row_has_pixels_tokens_and_its_place(pair):
+    pixels, row = pair
+    fields = row()
+    np.testing.assert_array_equal(fields["image"], pixels)
+    assert fields["tokens"].tolist() == [517, 514, 518, 0, 0, 0]
+    assert fields["example"] == 5
+    assert {name: value.dtype for name, value in fields.items()} == {"image": np.uint8, "tokens": np.int32, "example": np.int32}
+
+
+def test_random_takes_every_caption_and_first_the_first(pair):
+    _, row = pair
+
+    def drawn(caption: str) -> set[int]:
+        return {int(row(caption=caption, rng=np.random.default_rng(seed))["tokens"][1]) for seed in range(30)}
+
+    assert len(drawn("random")) == 3
+    assert drawn("first") == {514}
+    assert row(rng=None)["tokens"][1] == 514
+
+
+def test_what_is_missing_is_named(pair):
+    _, row = pair
+    with pytest.raises(records.RecordError, match="has no caption"):
+        row(captions=())
+    with pytest.raises(records.RecordError, match="has no image"):
+        row(image=b"")
+    with pytest.raises(records.RecordError, match="caption 0 is a int, not a string"):
+        row(captions=[3])
+
+
+def test_stacked_rows_keep_their_order(pair):
+    _, row = pair
+    batch = collate.stack([row(index=i) for i in (4, 2, 9)])
+    assert batch["example"].tolist() == [4, 2, 9]
+    assert batch["image"].shape == (3, 8, 8, 3)
+    assert batch["tokens"].shape == (3, 6)

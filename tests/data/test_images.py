@@ -1,0 +1,232 @@
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlm_jax import errors
+from vlm_jax.data import images, records
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """An image that JPEG keeps nearly as it is: red grows downwards, green to the right."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([y * 255 // height, x * 255 // width, np.full_like(x, 128)], -1).astype(np.uint8)
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    """A file of kilobytes with as many black and white pixels as asked for."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    squeezed = zlib.compressobj(9)
+    data = b"".join(squeezed.compress(bytes(1 + width // 8)) for _ in range(height)) + squeezed.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "TIFF"])
+def test_lossless_formats_decode_exactly(form, encode_image, noise):
+    pixels = noise(0, 5, 7)
+    np.testing.assert_array_equal(images.decode(encode_image(pixels, form, **{"lossless": True} if form == "WEBP" else {})), pixels)
+
+
+def test_grey_and_bilevel_become_rgb(encode_image):
+    grey = np.array([[0, 100], [200, 255]], np.uint8)
+    np.testing.assert_array_equal(images.decode(encode_image(grey)), np.repeat(grey[..., None], 3, -1))
+    bilevel = Image.fromarray(grey > 150)
+    np.testing.assert_array_equal(images.decode(encode_image(bilevel))[..., 0], [[0, 0], [255, 255]])
+
+
+def test_sixteen_bit_grey_keeps_its_upper_byte(encode_image):
+    grey = np.array([[0, 255, 256], [0x1234, 0x8000, 0xFFFF]], np.uint16)
+    for form in ("PNG", "TIFF"):
+        decoded = images.decode(encode_image(grey, form))
+        np.testing.assert_array_equal(decoded, np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, -1))
+
+
+def test_alpha_is_laid_on_white(encode_image):
+    rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], np.uint8)
+    np.testing.assert_array_equal(images.decode(encode_image(rgba)), [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]])
+    grey_alpha = Image.fromarray(np.array([[[100, 255], [100, 0]]], np.uint8), "LA")
+    np.testing.assert_array_equal(images.decode(encode_image(grey_alpha))[..., 0], [[100, 255]])
+
+
+def test_a_palette_with_a_transparent_colour_is_laid_on_white(encode_image):
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2])
+    data = encode_image(image, transparency=1)
+    np.testing.assert_array_equal(images.decode(data), [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]])
+    np.testing.assert_array_equal(images.decode(encode_image(image, "GIF"))[0, 1], [40, 50, 60])
+
+
+def test_a_transparent_colour_of_an_rgb_png_is_white(encode_image):
+    pixels = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
+    np.testing.assert_array_equal(images.decode(encode_image(pixels, transparency=(4, 5, 6))), [[[1, 2, 3], [255] * 3]])
+
+
+def test_cmyk_jpeg_has_its_colours(encode_image):
+    cmyk = Image.fromarray(smooth(32, 32)).convert("CMYK")
+    decoded = images.decode(encode_image(cmyk, "JPEG", quality=95)).astype(int)
+    assert np.abs(decoded - smooth(32, 32)).max() < 12
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8, 5])
+def test_exif_orientation_is_undone(form, orientation, encode_image):
+    upright = smooth(32, 48)
+    turned = {1: upright, 3: upright[::-1, ::-1], 6: np.rot90(upright), 8: np.rot90(upright, -1), 5: upright.swapaxes(0, 1)}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if form == "JPEG" else {"lossless": True} if form == "WEBP" else {}
+    data = encode_image(np.ascontiguousarray(turned[orientation]), form, exif=exif, **options)
+    decoded = images.decode(data).astype(int)
+    assert decoded.shape == (32, 48, 3)
+    assert np.abs(decoded - upright).max() < 12
+
+
+def test_floating_point_images_are_refused(encode_image):
+    with pytest.raises(records.RecordError, match="floating point"):
+        images.decode(encode_image(np.zeros((2, 2), np.float32), "TIFF"))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded():
+    for side in (12000, 20000):
+        bomb = png_of_zeros(side, side)
+        assert len(bomb) < 100_000
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(records.RecordError, match="pixels"):
+                images.decode(bomb)
+    with pytest.raises(records.RecordError, match="16 x 16 pixels, more than the limit of 255"):
+        images.decode(png_of_zeros(16, 16), max_pixels=255)
+    assert images.decode(png_of_zeros(16, 16), max_pixels=256).shape == (16, 16, 3)
+
+
+def test_a_strip_that_would_become_enormous_is_refused(encode_image):
+    strip = encode_image(np.zeros((1, 40_000, 3), np.uint8))
+    with pytest.raises(records.RecordError, match="too long for its width"):
+        images.Transform(size=224)(strip)
+
+
+def test_what_is_no_image_is_refused(encode_image, noise):
+    whole = encode_image(noise(0, 64, 64), "JPEG")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n"
+    for data in (b"", b"not an image", whole[: len(whole) // 2], whole[:20], eps):
+        with pytest.raises(records.RecordError, match="cannot be decoded"):
+            images.decode(data)
+
+
+@pytest.mark.parametrize("height,width", [(30, 50), (50, 30), (20, 20), (7, 9), (100, 101)])
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+@pytest.mark.parametrize("crop", ["center", "random", "random_resized"])
+def test_every_transform_gives_the_size_asked_for(height, width, resize, crop, encode_image, noise):
+    transform = images.Transform(size=16, resize=resize, resize_to=20, crop=crop, flip=0.5, min_scale=0.3)
+    pixels = transform(encode_image(noise(1, height, width)), np.random.default_rng(0))
+    assert pixels.shape == (16, 16, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_the_size_itself_passes_unchanged(encode_image, noise):
+    pixels = noise(2, 16, 16)
+    np.testing.assert_array_equal(images.Transform(size=16)(encode_image(pixels)), pixels)
+
+
+def test_shortest_keeps_the_aspect_ratio_and_squash_does_not(encode_image):
+    pixels = smooth(40, 80)
+    data = encode_image(pixels)
+    shortest = images.Transform(size=20)(data)
+    squash = images.Transform(size=20, resize="squash")(data)
+    reference = np.asarray(Image.fromarray(pixels).resize((40, 20), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(shortest, reference[:, 10:30])
+    np.testing.assert_array_equal(squash, np.asarray(Image.fromarray(pixels).resize((20, 20), Image.Resampling.BICUBIC)))
+
+
+def test_shrinking_is_antialiased(encode_image):
+    lines = np.zeros((64, 64, 3), np.uint8)
+    lines[:, ::2] = 255
+    for interpolation in ("bicubic", "bilinear"):
+        shrunk = images.Transform(size=16, interpolation=interpolation)(encode_image(lines)).astype(int)
+        assert np.abs(shrunk[:, 2:-2] - 127).max() <= 4
+
+
+def test_random_crops_are_windows_of_the_resized_image_and_all_occur(encode_image, noise):
+    pixels = noise(3, 6, 6)
+    transform = images.Transform(size=4, resize_to=6, crop="random")
+    data = encode_image(pixels)
+    windows = {pixels[y : y + 4, x : x + 4].tobytes() for y in range(3) for x in range(3)}
+    seen = {transform(data, np.random.default_rng(seed)).tobytes() for seed in range(100)}
+    assert seen == windows
+
+
+def test_random_resized_takes_the_share_it_is_told(encode_image):
+    data = encode_image(smooth(255, 255))
+    small = images.Transform(size=32, crop="random_resized", min_scale=0.05)
+    spans = []
+    for seed in range(60):
+        pixels = small(data, np.random.default_rng(seed)).astype(int)
+        height, width = pixels[-1, 0, 0] - pixels[0, 0, 0], pixels[0, -1, 1] - pixels[0, 0, 1]
+        spans.append(height * width / 255**2)
+    assert min(spans) < 0.2
+    assert max(spans) > 0.7
+    whole = images.Transform(size=32, crop="random_resized", min_scale=1.0)(data, np.random.default_rng(0)).astype(int)
+    assert whole[-1, 0, 0] - whole[0, 0, 0] > 235
+
+
+def test_flip_happens_as_often_as_asked(encode_image, noise):
+    pixels = noise(4, 8, 8)
+    data = encode_image(pixels)
+    for flip, expected in ((0.0, 0), (1.0, 200), (0.5, 100)):
+        transform = images.Transform(size=8, flip=flip)
+        count = sum(
+            np.array_equal(transform(data, np.random.default_rng(seed)), pixels[:, ::-1]) for seed in range(200)
+        )
+        assert abs(count - expected) <= 30 * (flip == 0.5)
+
+
+def test_a_transform_is_a_function_of_the_generator(encode_image, noise):
+    data = encode_image(noise(5, 40, 30))
+    transform = images.Transform(size=16, resize_to=20, crop="random_resized", min_scale=0.2, flip=0.5)
+    first = [transform(data, np.random.default_rng(seed)).tobytes() for seed in range(8)]
+    assert first == [transform(data, np.random.default_rng(seed)).tobytes() for seed in range(8)]
+    assert len(set(first)) == 8
+
+
+@pytest.mark.parametrize("crop", ["center", "random", "random_resized"])
+def test_evaluation_keeps_the_resize_and_crops_the_center(crop, encode_image, noise):
+    pixels = noise(6, 20, 26)
+    transform = images.Transform(size=16, resize_to=20, crop=crop, flip=0.5)
+    expected = pixels[2:18, 5:21]
+    np.testing.assert_array_equal(transform.evaluation()(encode_image(pixels)), expected)
+    np.testing.assert_array_equal(transform.evaluation()(encode_image(pixels), np.random.default_rng(0)), expected)
+    np.testing.assert_array_equal(transform(encode_image(pixels)), expected)
+
+
+def test_jpegs_far_larger_than_wanted_are_decoded_small_and_nearly_the_same(encode_image):
+    data = encode_image(smooth(512, 768), "JPEG", quality=95)
+    fast = images.Transform(size=32)(data).astype(int)
+    exact = np.asarray(Image.fromarray(images.decode(data)).resize((48, 32), Image.Resampling.BICUBIC))[:, 8:40].astype(int)
+    assert np.abs(fast - exact).max() <= 3
+    image = Image.open(io.BytesIO(data))
+    image.draft(None, (64, 64))
+    assert image.size == (96, 64)
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"size": 0}, "image.size 0"),
+        ({"size": 64, "resize_to": 48}, "image.resize_to 48 is below image.size 64"),
+        ({"min_scale": 0.0}, "image.min_scale 0.0"),
+        ({"flip": 1.5}, "image.flip 1.5"),
+        ({"max_pixels": 0}, "image.max_pixels 0"),
+    ],
+)
+def test_fields_that_cannot_work_are_refused_by_name(fields, message):
+    with pytest.raises(errors.InputError, match=message):
+        images.Transform(**fields)
