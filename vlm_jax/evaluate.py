@@ -9,7 +9,7 @@ import jax
 from vlm_jax import config as configs
 from vlm_jax.errors import DONE, InputError
 from vlm_jax.evaluation import suite as suites
-from vlm_jax.training import checkpoint, sharding
+from vlm_jax.training import checkpoint
 from vlm_jax.training import log as logs
 from vlm_jax.training import state as states
 
@@ -57,7 +57,12 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(f"out {out}: {error.strerror or error}") from None
     with jax.set_mesh(mesh):
         metrics = suite.run(
-            step, weights, out, rows=[row for row in logs.read(workdir) if row["step"] <= step], names=options.tasks
+            step,
+            weights,
+            out,
+            rows=[row for row in logs.read(workdir) if row["step"] <= step],
+            names=options.tasks,
+            pretrained=str(workdir / "checkpoints" / str(step)),
         )
     if jax.process_index() == 0:
         print(f"{workdir} at step {step}")

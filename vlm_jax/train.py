@@ -5,7 +5,6 @@ import functools
 import itertools
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +80,7 @@ class Run:
 
         first = next(iter(config.streams))
         batch_size = config.streams[first].batch_size or config.batch_size
-        examples = descriptions[first]["train_examples"]
+        examples = descriptions[first].train_records
         intervals, evaluate_every = _intervals(config, batch_size, examples)
         rate = config.optimizer.rate(intervals.total, batch_size, examples)
         transform, average = config.optimizer.transform(rate), config.optimizer.average()
@@ -119,7 +118,7 @@ class Run:
                 config.streams, batch_size=config.batch_size, rows=functools.partial(sharding.rows, mesh=mesh), seed=config.seed
             ),
             summary=f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}, {config.precision}; "
-            + "; ".join(f"{name}: {d['train_examples']:,} examples" for name, d in descriptions.items())
+            + "; ".join(f"{name}: {d.train_records:,} examples" for name, d in descriptions.items())
             + f"; {intervals.total:,} steps of {batch_size:,} ({intervals.total * batch_size / examples:.1f} epochs)",
         )
 

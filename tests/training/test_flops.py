@@ -9,10 +9,16 @@ from vlm_jax.training import flops
 def test_products_convolutions_and_loops_are_counted():
     a, b = jnp.ones((4, 8)), jnp.ones((8, 16))
     assert flops.forward(lambda a, b: a @ b, a, b) == 2 * 4 * 8 * 16
-    scan = lambda a: jax.lax.scan(lambda x, _: (jax.checkpoint(lambda x: x @ jnp.ones((8, 8)))(x), None), a, length=5)[0]
-    assert flops.forward(scan, a) == 5 * 2 * 4 * 8 * 8
-    conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    assert flops.forward(conv, jnp.ones((2, 6, 6, 3)), jnp.ones((3, 3, 3, 5))) == 2 * (2 * 6 * 6 * 5) * (3 * 3 * 3)
+
+    def loop(a):
+        return jax.lax.scan(lambda x, _: (jax.checkpoint(lambda x: x @ jnp.ones((8, 8)))(x), None), a, length=5)[0]
+
+    assert flops.forward(loop, a) == 5 * 2 * 4 * 8 * 8
+
+    def convolve(x, k):
+        return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    assert flops.forward(convolve, jnp.ones((2, 6, 6, 3)), jnp.ones((3, 3, 3, 5))) == 2 * (2 * 6 * 6 * 5) * (3 * 3 * 3)
 
 
 def test_peak_is_the_longest_name_that_fits():

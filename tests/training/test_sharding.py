@@ -45,7 +45,7 @@ def test_sizes_that_do_not_make_up_the_devices_are_refused(sizes):
 
 
 def test_batch_that_does_not_divide_names_those_that_do():
-    with pytest.raises(InputError, match="batch_size 100 .* use 96 or 104"):
+    with pytest.raises(InputError, match=r"batch_size 100 .* use 96 or 104"):
         sharding.check_batch(100, _mesh(4, 2, 1))
     sharding.check_batch(96, _mesh(4, 2, 1), microbatches=3)
     with pytest.raises(InputError, match="3 microbatches"):

@@ -64,8 +64,8 @@ def optax_none():
 
 
 def test_bounds_hold_after_the_update():
-    state, _, _ = _run(toy.Toy(limit=0.9))
-    free, _, _ = _run(toy.Toy(limit=100.0))
+    state, _, _ = _run(toy.Toy(limit=0.9), batches=[toy.batch(0)])
+    free, _, _ = _run(toy.Toy(limit=100.0), batches=[toy.batch(0)])
     assert free["params"]["scale"] > 0.95
     assert state["params"]["scale"] == np.float32(0.9)
 
