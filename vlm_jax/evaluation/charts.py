@@ -16,13 +16,15 @@ HOVERS = 100
 """Places along a curve that tell their values."""
 WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 22
+LARGEST = 1e30
+"""Values beyond are gaps in a curve, as those that are not finite."""
 MATRIX_CLASSES = 128
 """Matrices with more columns are not drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One line: values over steps; what is not finite is a gap."""
+    """One line: values over steps; at least one of them is below `LARGEST`."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -36,9 +38,9 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     size = abs(value)
-    if size >= 1000:
+    if 1000 <= size < 1e7:
         return f"{value:,.0f}"
-    if size >= 1e-4:
+    if 1e-4 <= size < 1000:
         text = f"{value:.{max(0, 3 - math.floor(math.log10(size)) - 1 + (size < 1))}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -56,14 +58,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{i * step:.9g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def curves(lines: Sequence[Curve], *, shares: Literal["percent", "plain"] = "plain") -> Markup:
     """One chart of up to six lines over the same steps.
 
     Args:
-      lines: those without a finite value are left out; at least one has some.
       shares: "percent" writes values as percentages and starts at zero.
     """
     show = percent if shares == "percent" else number
@@ -135,7 +136,7 @@ class _Drawn:
     @classmethod
     def of(cls, line: Curve) -> "_Drawn":
         steps, values = np.array(sorted(dict(line.points).items()), float).T
-        values = np.where(np.isfinite(values), values, np.nan)
+        values = np.where(np.abs(values) < LARGEST, values, np.nan)
         last = float(values[np.isfinite(values)][-1])
         if len(steps) <= POINTS:
             return cls(line.name, steps, values, values, values, "no", last)

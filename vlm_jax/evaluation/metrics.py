@@ -79,7 +79,8 @@ def best_ranks(
         scores = queries[start : start + chunk] @ candidates.T
         rows, columns = (pairs[bounds[i] : bounds[i + 1]] - (start, 0)).T
         best = np.full(len(scores), -np.inf, scores.dtype)
-        np.maximum.at(best, rows, scores[rows, columns])
+        with np.errstate(invalid="ignore"):
+            np.maximum.at(best, rows, scores[rows, columns])
         higher = ~(scores <= best[:, None])
         ranks[start : start + chunk] = higher.sum(1) if weights is None else higher @ weights
     return ranks

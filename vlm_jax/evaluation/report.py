@@ -136,8 +136,8 @@ def _series(history: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float,
             for name, value in row.items():
                 if name not in ("step", "time") and (value is None or _is_number(value)):
                     series.setdefault(name, {})[float(step)] = math.nan if value is None else float(value)
-    finite = {name: points for name, points in series.items() if any(map(math.isfinite, points.values()))}
-    return {name: sorted(points.items()) for name, points in finite.items()}
+    seen = {name for name, points in series.items() if any(abs(value) < charts.LARGEST for value in points.values())}
+    return {name: sorted(points.items()) for name, points in series.items() if name in seen}
 
 
 def _is_number(value: Any) -> bool:
@@ -145,7 +145,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _last(points: Sequence[tuple[float, float]]) -> float:
-    return next(value for _, value in reversed(points) if math.isfinite(value))
+    return next(value for _, value in reversed(points) if abs(value) < charts.LARGEST)
 
 
 def _label(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vlm_jax.data import pipeline, sources
+from vlm_jax.data import pipeline, places, sources
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base, metrics
 
@@ -171,7 +171,7 @@ def read_classes(path: str) -> Classes:
     if not path:
         raise InputError(f"classes '': name a JSON file such as {form}")
     try:
-        content = json.loads(pathlib.Path(path).expanduser().read_text(encoding="utf-8"))
+        content = json.loads(pathlib.Path(places.locate(path, "classes")).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"classes {path!r} cannot be read ({error.strerror}): name a JSON file such as {form}"

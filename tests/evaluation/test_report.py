@@ -1,0 +1,214 @@
+"""The report is one page that needs nothing else, holds what it was given, and lets nothing in."""
+
+import html.parser
+import json
+import math
+
+import numpy as np
+import pytest
+
+from vlm_jax.evaluation import base, report
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\ud800\u202e"
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """Elements and visible text of a page; fails where tags do not match."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements, self.open, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def thumbnail(value=100) -> bytes:
+    return base.thumbnail(np.full((8, 8, 3), value, np.uint8))
+
+
+def zero_shot(word="cat") -> base.Result:
+    answers = (
+        base.Entry(f"{word} a", score=0.5, verdict="wrong"),
+        base.Entry(f"{word} b", score=0.25, verdict="wrong"),
+    )
+    return base.Result(
+        metrics={"acc1": 0.719, "mean_per_class_recall": 0.7},
+        tables={
+            "confusion": base.Table("true", "predicted", (f"{word} a",), (f"{word} a", f"{word} b"), np.array([[3, 2]]))
+        },
+        examples=[base.Example("misses", base.Entry(image=thumbnail()), answers, base.Entry(f"{word} right"))],
+        chance={"acc1": 0.016, "mean_per_class_recall": 0.016},
+        note=f"A model that reads only the colour reaches 12.5 %. {word}",
+    )
+
+
+def retrieval(word="dog") -> base.Result:
+    answers = tuple(base.Entry(image=thumbnail(i), score=0.1, verdict="right" if i == 2 else "wrong") for i in range(5))
+    return base.Result(
+        metrics={"image_retrieval_recall@1": 0.42, "image_retrieval_median_rank": 2.0},
+        examples=[base.Example("text to image", base.Entry(f"{word} query"), answers)],
+        chance={"image_retrieval_recall@1": 0.002, "image_retrieval_median_rank": 256.0},
+    )
+
+
+def history(prefix="held_out"):
+    rows = [{"step": i, "time": 1.0, "loss": 4 / i, "learning_rate": 1e-3, "scale": 10.0 + i, "grad_norm": 1.0,
+             "grad_norm/image": 0.5, "positive_similarity": 0.4, "negative_similarity": 0.1, "step_seconds": 0.1}
+            for i in range(1, 30)]  # fmt: skip
+    return rows + [{"step": i, f"{prefix}/acc1": i / 40} for i in (10, 20, 30)]
+
+
+def make(tmp_path, **changes) -> tuple[str, Page]:
+    given = {
+        "title": "demo",
+        "config": {"steps": 30, "batch_size": 64, "system": {"_type": "vlm_jax.systems.clip.Clip"}},
+        "metrics_history": history(),
+        "results": {"held_out": zero_shot(), "relations": retrieval()},
+        "environment": {"jax": "0.10.2", "devices": ["cpu:0", "cpu:1"]},
+    }
+    report.write(tmp_path / "report.html", **(given | changes))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_the_page_shows_numbers_with_chance_curves_examples_recipe_and_environment(tmp_path):
+    _, page = make(tmp_path)
+    for words in ("71.9\u202f%", "1.6\u202f%", "42.0\u202f%", "256", "Loss", "Learning rate", "Cosine of pairs", "cat right",
+                  "reads only the colour", "dog query", '"batch_size": 64', "0.10.2", "cpu:0, cpu:1", "30 steps", "cat a"):  # fmt: skip
+        assert " ".join(words.split()) in page.text, words
+    charts = [a["aria-label"] for tag, a in page.elements if tag == "svg" and "aria-label" in a]
+    assert len(charts) == 8, charts
+    assert any("Top-1 accuracy 75.0" in label for label in charts)
+
+
+def test_the_page_needs_no_network_and_runs_no_script(tmp_path):
+    text, page = make(tmp_path)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    sources = [a[k] for _, a in page.elements for k in ("src", "href") if k in a]
+    assert sources and all(s.startswith(("data:image/jpeg;base64,", "#")) for s in sources)
+    assert "http://" not in text and "https://" not in text and "url(" not in text and "@import" not in text
+    policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert not any(key.startswith("on") for _, a in page.elements for key in a)
+
+
+def test_it_reads_on_a_phone_and_in_the_dark(tmp_path):
+    text, page = make(tmp_path)
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.elements
+    assert "prefers-color-scheme: dark" in text and "color-scheme: light dark" in text
+
+
+def test_nothing_that_comes_from_data_or_configuration_becomes_markup(tmp_path):
+    _, clean = make(tmp_path)
+    text, page = make(
+        tmp_path,
+        title=HOSTILE,
+        config={"steps": 30, HOSTILE: [HOSTILE], "system": {"_type": HOSTILE}, "batch_size": HOSTILE},
+        metrics_history=[{**row, HOSTILE: 1.0, f"{HOSTILE}/acc1": 0.5} for row in history(HOSTILE)],
+        results={HOSTILE: zero_shot(HOSTILE), "relations": retrieval(HOSTILE)},
+        environment={"jax": HOSTILE, HOSTILE: [HOSTILE], "devices": {HOSTILE: HOSTILE}},
+    )
+    assert {tag for tag, _ in page.elements} == {tag for tag, _ in clean.elements}
+    assert {key for _, a in page.elements for key in a} == {key for _, a in clean.elements for key in a}
+    assert "<script" not in text and "<img src=x" not in text and "\x00" not in text and "\u202e" not in text
+    assert page.text.count("<script>alert(1)</script>") > 12, "and it is shown as the text that it is"
+
+
+def test_an_image_that_is_not_one_is_not_embedded(tmp_path):
+    answer = (base.Entry("a", score=0.1),)
+    shown = [
+        base.Example("misses", base.Entry(image=data), answer)
+        for data in (b"<svg onload='alert(1)'>", b"GIF89a", b"", thumbnail())
+    ]
+    _, page = make(tmp_path, results={"x": base.Result({"acc1": 0.5}, examples=shown)})
+    assert sum(tag == "img" for tag, _ in page.elements) == 1
+
+
+def test_examples_and_their_bytes_are_bounded(tmp_path, monkeypatch):
+    one = base.Example("misses", base.Entry(image=thumbnail()), (base.Entry("a", score=0.1),))
+    results = {"x": base.Result({"acc1": 0.5}, examples=[one] * 100)}
+    _, page = make(tmp_path, results=results)
+    assert sum(tag == "img" for tag, _ in page.elements) == report.MAX_EXAMPLES
+    assert "76 more not shown" in page.text
+    monkeypatch.setattr(report, "MAX_IMAGE_BYTES", 2 * len(thumbnail()) + 1)
+    _, page = make(tmp_path, results=results)
+    assert sum(tag == "img" for tag, _ in page.elements) == 2
+
+
+def test_the_expected_answer_is_shown_only_where_no_answer_is_right(tmp_path):
+    wrong = base.Entry("wrong one", score=0.2, verdict="wrong")
+    right = base.Entry("right one", score=0.1, verdict="right")
+    shown = [
+        base.Example("misses", base.Entry(image=thumbnail()), (wrong,), base.Entry("truth of the first")),
+        base.Example("misses", base.Entry(image=thumbnail()), (wrong, right), base.Entry("truth of the second")),
+    ]
+    _, page = make(tmp_path, results={"x": base.Result({"acc1": 0.5}, examples=shown)})
+    assert "truth of the first" in page.text and "truth of the second" not in page.text
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"step": 1}],
+        [{"loss": 3.0}],
+        [{"step": 1, "loss": None}, {"step": 2, "loss": None}],
+        [{"step": 1, "loss": "high", "flag": True}],
+        [{"step": 2, "loss": math.nan}, {"step": 1, "loss": math.inf}],
+        [{"step": 5, "loss": 1.0}, {"step": 3, "loss": 2.0}, {"step": 5, "loss": 1e308}],
+    ],
+)
+def test_any_history_makes_a_page(tmp_path, rows):
+    text, _ = make(tmp_path, metrics_history=rows)
+    assert "NaN" not in text and ">nan<" not in text
+
+
+def test_empty_results_configuration_and_environment_are_left_out(tmp_path):
+    _, page = make(tmp_path, results={}, config={}, environment={}, metrics_history=[])
+    assert not any(tag == "section" for tag, _ in page.elements)
+    assert "demo" in page.text and "not trained" in page.text
+
+
+def test_a_metric_that_is_not_a_number_says_so(tmp_path):
+    _, page = make(tmp_path, results={"x": base.Result({"acc1": math.nan, "image_retrieval_median_rank": math.inf})})
+    assert page.text.count("not finite") >= 2
+
+
+def test_many_classes_fold_the_matrix_and_too_many_leave_it_out(tmp_path):
+    def elements(count):
+        names = tuple(f"class {i}" for i in range(count))
+        table = base.Table(
+            "true", "predicted", names, names, 3 * np.eye(count, k=1, dtype=int) + np.eye(count, dtype=int)
+        )
+        _, page = make(tmp_path, results={"x": base.Result({"acc1": 0.5}, {"confusion": table})}, config={})
+        assert "class 0 taken for class 1" in page.text
+        return page
+
+    assert "Confusion of 64 classes" in elements(64).text
+    assert "Confusion" not in elements(300).text
+
+
+def test_configuration_is_shown_as_it_resolves(tmp_path):
+    config = {"a": {"b": [1, 2.5, None]}, "path": "é/ü"}
+    _, page = make(tmp_path, config=config)
+    assert " ".join(json.dumps(config, indent=2, ensure_ascii=False).split()) in page.text

@@ -1,0 +1,126 @@
+"""Retrieval with a tiny model: numbers, captions that are alike, examples, and what is refused."""
+
+import numpy as np
+import pytest
+
+from vlm_jax.data import records
+from vlm_jax.errors import InputError
+from vlm_jax.evaluation import base, retrieval
+
+from .conftest import example
+
+
+@pytest.fixture(scope="module")
+def result(make_subject, data) -> base.Result:
+    return retrieval.Retrieval(data)(make_subject())
+
+
+def in_order(data_count=27):
+    """The examples in the order of the shards, which were written round robin."""
+    return sorted((example(i) for i in range(data_count)), key=lambda e: (int(e["key"][1:]) % 2, int(e["key"][1:])))
+
+
+def write(folder, examples) -> str:
+    return "::".join(records.write(str(folder / "some"), examples, 1))
+
+
+def test_the_numbers_are_those_of_a_plain_computation_over_all_pairs(result, make_subject):
+    subject, examples = make_subject(), in_order()
+    images = subject.embed_images([subject.transform(e["image"]) for e in examples]).astype(np.float64)
+    captions = [text for e in examples for text in e["captions"]]
+    owner = np.repeat(np.arange(27), 3)
+    place = {text: i for i, text in enumerate(dict.fromkeys(captions))}
+    unique = subject.embed_texts(list(place)).astype(np.float64)
+    scores = np.round(images @ unique.T, 6)[:, [place[text] for text in captions]]
+    to_image = np.array([(scores[:, c] > scores[owner[c], c]).sum() for c in range(81)])
+    to_text = np.array([(scores[i] > scores[i, owner == i].max()).sum() for i in range(27)])
+    for k in (1, 5, 10):
+        assert result.metrics[f"image_retrieval_recall@{k}"] == pytest.approx((to_image < k).mean(), abs=1e-6)
+        assert result.metrics[f"text_retrieval_recall@{k}"] == pytest.approx((to_text < k).mean(), abs=1e-6)
+        assert result.chance[f"image_retrieval_recall@{k}"] == pytest.approx(k / 27)
+    assert result.metrics["image_retrieval_median_rank"] == np.median(to_image) + 1
+    assert result.metrics["text_retrieval_median_rank"] == np.median(to_text) + 1
+    assert 0 < result.metrics["image_retrieval_recall@1"] < 1, "a useful test has hits and misses"
+
+
+def test_every_metric_has_its_chance(result):
+    assert result.chance.keys() == result.metrics.keys()
+    assert result.chance["text_retrieval_recall@1"] == pytest.approx(3 / 81)
+    assert result.chance["image_retrieval_median_rank"] == 14
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 27), (8, 8), (8, 128)])
+def test_devices_and_batch_size_change_no_number(result, make_subject, data, devices, batch_size):
+    assert retrieval.Retrieval(data)(make_subject(devices, batch_size)).metrics == result.metrics
+
+
+def test_the_second_evaluation_compiles_nothing(make_subject, data):
+    subject = make_subject(8)
+    for _ in range(2):
+        retrieval.Retrieval(data)(subject)
+    assert subject.compiled.compilations == 2
+
+
+def test_the_same_words_on_all_images_are_a_tie_that_costs_nothing(make_subject, tmp_path):
+    same = [example(i) | {"captions": ["a photo"]} for i in range(12)]
+    found = retrieval.Retrieval(write(tmp_path, same))(make_subject(8))
+    assert found.metrics["text_retrieval_recall@1"] == 1.0
+    assert found.metrics["image_retrieval_recall@1"] == pytest.approx(1 / 12)
+    assert found.note == "12 images, 12 captions, 12 of them with words that another image's caption has too."
+
+
+def test_captions_that_are_alike_count_each_as_a_candidate(make_subject, tmp_path):
+    red = [e for e in map(example, range(60)) if e["label"] == 0][:3]
+    others = [example(i) | {"captions": ["a red"]} for i in (1, 2, 3)]
+    target = red[0] | {"captions": ["black"]}
+    found = retrieval.Retrieval(write(tmp_path, [target, *others]))(make_subject())
+    assert found.metrics["text_retrieval_recall@5"] == 1.0
+    first = found.examples[0]
+    assert first.expected.text == "black" and first.answers[0].text == "a red"
+    assert found.metrics["text_retrieval_recall@1"] < 1.0
+
+
+@pytest.mark.parametrize(("choice", "count"), [("all", 14), ("first_five", 10), ("first", 2)])
+def test_the_choice_of_captions_takes_that_many(make_subject, tmp_path, choice, count):
+    many = [example(i) | {"captions": [f"picture {i} {k}" for k in range(7)]} for i in range(2)]
+    found = retrieval.Retrieval(write(tmp_path, many), captions=choice)(make_subject())
+    assert found.note.startswith(f"2 images, {count} captions.") or f", {count} captions" in found.note
+
+
+def test_examples_mark_what_is_right_in_both_directions(result):
+    examples = {e["captions"][0]: e for e in in_order()}
+    to_text = [e for e in result.examples if e.group == "image to text"]
+    to_image = [e for e in result.examples if e.group == "text to image"]
+    assert len(to_text) == len(to_image) == 6 and examples
+    for shown in to_text:
+        assert shown.query.image and not shown.query.text
+        own = next(e["captions"] for e in in_order() if shown.expected.text in e["captions"])
+        colour = shown.expected.text.split()[-1]
+        assert all(colour in answer.text for answer in shown.answers if answer.verdict == "right"), own
+    for shown in to_image:
+        assert shown.query.text and shown.expected.image
+        right = [answer.image for answer in shown.answers if answer.verdict == "right"]
+        assert all(answer.image for answer in shown.answers)
+        assert not right or shown.expected.image in right
+    scores = [answer.score for answer in to_text[0].answers]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_an_image_without_a_caption_is_refused_by_name(make_subject, tmp_path):
+    with pytest.raises(InputError, match="record 'k1' has no caption"):
+        retrieval.Retrieval(write(tmp_path, [example(0), example(1) | {"captions": []}]))(make_subject())
+    with pytest.raises(InputError, match="captions must be a list of strings"):
+        retrieval.Retrieval(write(tmp_path, [example(1) | {"captions": [3]}]))(make_subject())
+
+
+def test_missing_shards_are_refused_by_name(make_subject, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.tar"):
+        retrieval.Retrieval(str(tmp_path / "nowhere.tar"))(make_subject())
+    with pytest.raises(InputError, match="pattern is empty"):
+        retrieval.Retrieval()(make_subject())
+
+
+def test_a_source_without_records_is_refused(make_subject, monkeypatch):
+    monkeypatch.setattr("vlm_jax.data.sources.open_source", lambda data: [])
+    with pytest.raises(InputError, match="data empty: holds no records"):
+        retrieval.Retrieval("empty")(make_subject())

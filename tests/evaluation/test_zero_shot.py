@@ -1,0 +1,164 @@
+"""Zero-shot classification of a tiny model: numbers, examples, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vlm_jax.data import records
+from vlm_jax.errors import InputError
+from vlm_jax.evaluation import base, zero_shot
+
+from .conftest import NAMES, example, png
+
+
+@pytest.fixture(scope="module")
+def result(make_subject, data, classes) -> base.Result:
+    return zero_shot.ZeroShot(data, classes, note="Said beside.")(make_subject())
+
+
+def write(folder, examples) -> str:
+    return "::".join(records.write(str(folder / "some"), examples, 1))
+
+
+def write_classes(folder, content) -> str:
+    path = folder / "classes.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def test_the_numbers_are_those_of_a_plain_computation(result, make_subject, data):
+    subject = make_subject()
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+    prompts = [[f"a photo of a {name}", f"picture of {name}", name] for name in NAMES]
+    weights = np.stack([unit(unit(subject.embed_texts(group)).mean(0)) for group in prompts])
+    examples = sorted((example(i) for i in range(27)), key=lambda e: (int(e["key"][1:]) % 2, int(e["key"][1:])))
+    images = subject.embed_images([subject.transform(e["image"]) for e in examples])
+    labels = np.array([e["label"] for e in examples])
+    scores = images @ weights.T
+    predicted = scores.argmax(1)
+    assert result.metrics["acc1"] == pytest.approx((predicted == labels).mean(), abs=1e-6)
+    recalls = [(predicted[labels == c] == c).mean() for c in range(7)]
+    assert result.metrics["mean_per_class_recall"] == pytest.approx(np.mean(recalls), abs=1e-6)
+    top5 = [label in np.argsort(-row)[:5] for label, row in zip(labels, scores, strict=True)]
+    assert result.metrics["acc5"] == pytest.approx(np.mean(top5), abs=1e-6)
+    assert 1 / 7 < result.metrics["acc1"] < 1, "a useful test has hits and misses"
+
+
+def test_chance_and_the_note_stand_beside_the_numbers(result):
+    assert result.chance == {"acc1": 1 / 7, "mean_per_class_recall": 1 / 7, "acc5": 5 / 7}
+    assert result.note == "27 images, 7 classes (7 of them occur), 21 prompts. Said beside."
+
+
+def test_the_confusion_matrix_counts_every_image(result):
+    table = result.tables["confusion"]
+    assert table.rows == table.columns == tuple(NAMES)
+    assert table.values.sum() == 27
+    assert np.trace(table.values) == pytest.approx(27 * result.metrics["acc1"])
+
+
+def test_examples_are_hits_and_misses_with_image_and_truth(result):
+    groups = {e.group for e in result.examples}
+    assert groups == {"hits", "misses"}
+    for shown in result.examples:
+        assert shown.query.image.startswith(b"\xff\xd8\xff")
+        assert shown.expected.text in NAMES and len(shown.answers) == 5
+        assert (shown.answers[0].text == shown.expected.text) == (shown.group == "hits")
+        assert [a.verdict for a in shown.answers].count("right") == (
+            shown.expected.text in [a.text for a in shown.answers]
+        )
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 27), (8, 8), (8, 64)])
+def test_devices_and_batch_size_change_no_number(result, make_subject, data, classes, devices, batch_size):
+    other = zero_shot.ZeroShot(data, classes)(make_subject(devices, batch_size))
+    assert other.metrics == result.metrics
+
+
+def test_the_second_evaluation_compiles_nothing(make_subject, data, classes):
+    subject = make_subject(8)
+    evaluate = zero_shot.ZeroShot(data, classes)
+    evaluate(subject)
+    compiled = subject.compiled.compilations
+    evaluate(subject)
+    assert subject.compiled.compilations == compiled == 2
+
+
+def test_names_serve_as_labels_as_well_as_indices(result, make_subject, data, classes):
+    assert zero_shot.ZeroShot(data, classes, label="name")(make_subject()).metrics == result.metrics
+
+
+def test_the_limit_takes_the_first_records(make_subject, data, classes):
+    limited = zero_shot.ZeroShot(data, classes, limit=5)(make_subject())
+    assert limited.tables["confusion"].values.sum() == 5
+    with pytest.raises(InputError, match="limit -1"):
+        zero_shot.ZeroShot(data, classes, limit=-1)(make_subject())
+
+
+def test_all_names_of_a_class_enter_its_prompts(tmp_path):
+    found = zero_shot.read_classes(
+        write_classes(tmp_path, {"names": ["cat", ["dog", "hound"]], "templates": ["a {}", "{c}!"]})
+    )
+    assert found.prompts() == [["a cat", "cat!"], ["a dog", "dog!", "a hound", "hound!"]]
+    assert found.titles == ("cat", "dog")
+    assert found.indices == {"cat": [0], "dog": [1], "hound": [1]}
+
+
+def test_templates_may_be_left_out_and_equal_names_get_their_index(tmp_path):
+    found = zero_shot.read_classes(write_classes(tmp_path, {"names": ["crane", "crane", "tench"]}))
+    assert found.titles == ("crane (0)", "crane (1)", "tench")
+    assert found.prompts() == [["crane"], ["crane"], ["tench"]]
+
+
+def test_names_with_braces_and_percents_are_only_text(tmp_path):
+    hostile = ["{}", "{0.__class__}", "%s", "<script>alert(1)</script>", "a\x00b", "\ud800"]
+    found = zero_shot.read_classes(write_classes(tmp_path, {"names": hostile, "templates": ["see {} now"]}))
+    assert found.prompts() == [[f"see {name} now"] for name in hostile]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "names must be a list"),
+        ({"names": []}, "names must be a list with at least one class"),
+        ({"names": ["a", 3]}, r"names\[1\] 3 must be a name"),
+        ({"names": ["a", [" "]]}, r"names\[1\]"),
+        ({"names": ["a", []]}, r"names\[1\]"),
+        ({"names": ["a"], "templates": []}, "templates must be a list"),
+        ({"names": ["a"], "templates": ["no place"]}, "'no place' must be a sentence with {}"),
+    ],
+)
+def test_a_malformed_classes_file_is_refused_with_its_form(tmp_path, content, message):
+    with pytest.raises(InputError, match=message):
+        zero_shot.read_classes(write_classes(tmp_path, content))
+
+
+def test_a_missing_file_is_refused_by_name(make_subject, data, classes, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.json' cannot be read"):
+        zero_shot.ZeroShot(data, str(tmp_path / "nowhere.json"))(make_subject())
+    with pytest.raises(InputError, match="name a JSON file"):
+        zero_shot.ZeroShot(data)(make_subject())
+    with pytest.raises(InputError, match=r"nowhere\.array_record.*does not exist"):
+        zero_shot.ZeroShot(str(tmp_path / "nowhere.array_record"), classes)(make_subject())
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"label": 7}, "label 7 of record 'bad' .*has 7 classes, so labels are 0 to 6"),
+        ({"label": -1}, "label -1 of record 'bad'"),
+        ({"label": True}, "label True of record 'bad' .*an index or the name"),
+        ({"label": 1.0}, "label 1.0 of record 'bad'"),
+        ({"label": "pink"}, "label 'pink' of record 'bad' .*is none of the names"),
+        ({}, "record 'bad' .*has no such field, it has .*captions"),
+    ],
+)
+def test_a_label_that_is_no_class_is_refused_before_anything_is_embedded(
+    make_subject, classes, tmp_path, field, message
+):
+    bad = {"key": "bad", "image": png(np.zeros((8, 8, 3))), "captions": []} | field
+    subject = make_subject()
+    with pytest.raises(InputError, match=message):
+        zero_shot.ZeroShot(write(tmp_path, [example(0), bad]), classes)(subject)
+    assert subject.compiled.compilations == 0
