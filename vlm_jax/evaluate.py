@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         config.evaluators,
         model,
         mesh,
-        stream=next(iter(config.streams.values())),
+        stream=next(iter(config.streams.values())).kept(str(workdir)),
         batch_size=config.batch_size,
         precision=config.precision,
         weights=options.weights or config.weights,

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,16 @@ class Run:
     summary: str
 
     @classmethod
-    def build(cls, config: Config, *, name: str) -> "Run":
-        """Builds a run; nothing is written.
+    def build(cls, config: Config, *, name: str, devices: Sequence[jax.Device] | None = None) -> "Run":
+        """Builds a run; nothing is written but caches.
 
         Raises:
           InputError: something in the configuration or the data cannot work.
         """
-        mesh = config.mesh.make()
+        mesh = config.mesh.make(devices)
         for stream in config.streams.values():
             sharding.check_batch(stream.batch_size or config.batch_size, mesh, config.microbatches)
+        config = dataclasses.replace(config, data=_prepared(config.data))
         descriptions = {name: stream.describe() for name, stream in config.streams.items()}
         config.system.check(descriptions)
         model = states.Model.of(config.system)
@@ -278,6 +279,11 @@ def _intervals(config: Config, batch_size: int, examples: int) -> tuple[loop.Int
     )
 
 
+def _prepared(data: Any) -> Any:
+    """The streams after what must be made before they can be read, such as a vocabulary."""
+    return {name: stream.prepared() for name, stream in data.items()} if isinstance(data, Mapping) else data.prepared()
+
+
 def _prepare(workdir: Path, config: Config) -> None:
     """Makes the folder and keeps the configuration in it; does not go on with another model in the same place."""
     kept = workdir / "config.json"
@@ -295,6 +301,8 @@ def _prepare(workdir: Path, config: Config) -> None:
             raise PermissionError(f"no permission to write in {workdir}")
         if jax.process_index() == 0:
             configs.save(kept, config)
+            for stream in config.streams.values():
+                stream.keep(str(workdir))
     except OSError as error:
         raise InputError(f"workdir {workdir}: {error.strerror or error}; choose another --workdir") from None
 

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from vlm_jax import errors
-from vlm_jax.data import collate, images, records, sources, text
+from vlm_jax.data import collate, images, records, sources, text, vocabulary
 
 Batch = dict[str, dict[str, np.ndarray]]
 Rows = Callable[[int], np.ndarray]
@@ -63,6 +63,28 @@ class Pairs:
     """Which of an image's captions a training step sees."""
     batch_size: int = 0
     """Examples in a global batch of this stream; 0: the run's batch size."""
+
+    def prepared(self) -> "Pairs":
+        """The same stream with a vocabulary that exists: trains the one that `tokenizer.path` asks for.
+
+        Raises:
+          InputError: `captions:` without a number, or what the shards or the training raise.
+        """
+        scheme, colon, size = self.tokenizer.path.partition(":")
+        if scheme != "captions" or not colon:
+            return self
+        if not size.isdecimal():
+            raise errors.InputError(f"tokenizer.path {self.tokenizer.path}: write the number of pieces, such as captions:4096")
+        path = vocabulary.of_captions(sources.open_source(self.train, "train"), int(size))
+        return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, path=path))
+
+    def keep(self, folder: str) -> None:
+        """Copies into a run's folder what a checkpoint needs of the stream: the vocabulary."""
+        self.tokenizer.keep(folder, self.stream)
+
+    def kept(self, folder: str) -> "Pairs":
+        """The stream with what `keep` copied."""
+        return dataclasses.replace(self, tokenizer=self.tokenizer.kept(folder, self.stream))
 
     def describe(self) -> Description:
         """Opens everything the stream needs.
@@ -150,8 +172,7 @@ class BatchIterator(grain.DatasetIterator):
         self._iterator: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
-        self.start_prefetch()
-        batch = next(self._iterator)
+        batch = next(self._started())
         self._step += 1
         return batch
 
@@ -169,11 +190,7 @@ class BatchIterator(grain.DatasetIterator):
 
     def start_prefetch(self) -> None:
         """Starts to read ahead, so that the first batch is ready when it is asked for."""
-        if not self._open:
-            raise ValueError("the iterator is closed")
-        if self._iterator is None:
-            self._iterator = iter(self._from(self._step))
-            self._iterator.start_prefetch()
+        self._started().start_prefetch()
 
     def close(self) -> None:
         """Ends threads and workers."""
@@ -181,8 +198,15 @@ class BatchIterator(grain.DatasetIterator):
         self._stop()
         super().close()
 
+    def _started(self) -> grain.DatasetIterator:
+        if not self._open:
+            raise ValueError("the iterator is closed")
+        if self._iterator is None:
+            self._iterator = iter(self._from(self._step))
+        return self._iterator
+
     def _from(self, step: int) -> grain.IterDataset:
-        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
+        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads + 2)  # in batches
         batches = self._batches[step:].to_iter_dataset(ahead)
         if not self._workers:
             return batches

@@ -17,10 +17,10 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from vlm_jax import errors
-from vlm_jax.data import records, tar_index
+from vlm_jax.data import places, records, tar_index
 
 Example = dict[str, Any]
 
@@ -54,7 +54,7 @@ def expand(pattern: str, field: str = "data") -> list[str]:
     for part in pattern.split("::"):
         if not part.strip():
             raise errors.InputError(f"{field} {pattern!r}: a pattern is empty; give shards such as 'train-{{00000..00041}}.tar'")
-        for name in _expand_braces(os.path.expanduser(part.strip()), field):
+        for name in _expand_braces(places.locate(part.strip(), field), field):
             if not os.path.exists(name) and glob.has_magic(name):
                 matches = sorted(glob.glob(name))
                 if not matches:

@@ -7,6 +7,7 @@ import gzip
 import html
 import itertools
 import os
+import shutil
 import string
 from collections.abc import Sequence
 from typing import Literal
@@ -17,6 +18,7 @@ import regex
 import sentencepiece
 
 from vlm_jax import errors
+from vlm_jax.data import places
 
 ROWS_CACHED = 2**16
 """Tokenised texts that a process remembers: captions come back every epoch."""
@@ -34,7 +36,8 @@ class Tokenizer:
     """
 
     path: str
-    """Vocabulary: a SentencePiece model (*.model), or CLIP's merges (bpe*.txt or bpe*.txt.gz)."""
+    """Vocabulary: a SentencePiece model (*.model), CLIP's merges (bpe*.txt or bpe*.txt.gz), or `captions:4096` for a SentencePiece
+    model of so many pieces trained on the captions of the training shards."""
     length: int = 64
     """Tokens in a row, begin and end included."""
     pad: Literal["pad", "eos", "zero"] = "pad"
@@ -52,6 +55,24 @@ class Tokenizer:
           InputError: no such file, another format, a length without room, or a padding the vocabulary does not have.
         """
         return _load(self)
+
+
+    def keep(self, folder: str | os.PathLike, name: str) -> None:
+        """Copies the vocabulary into a folder, so that what was trained with it can be moved."""
+        path = self.load().config.path
+        shutil.copyfile(path, os.path.join(folder, name + _suffix(path)))
+
+    def kept(self, folder: str | os.PathLike, name: str) -> "Tokenizer":
+        """The tokenizer with the vocabulary that `keep` copied; as it is where there is no copy."""
+        copies = [os.path.join(folder, name + suffix) for suffix in _SUFFIXES]
+        return next((dataclasses.replace(self, path=copy) for copy in copies if os.path.isfile(copy)), self)
+
+
+_SUFFIXES = (".model", ".txt.gz", ".txt")
+
+
+def _suffix(path: str) -> str:
+    return next(suffix for suffix in _SUFFIXES if path.endswith(suffix))
 
 
 class LoadedTokenizer(abc.ABC):
@@ -200,6 +221,7 @@ _WORDS = regex.compile(
 def _load(config: Tokenizer) -> LoadedTokenizer:
     if not config.path:
         raise errors.InputError("tokenizer.path is empty: give a SentencePiece model (*.model) or CLIP's merges (bpe*.txt.gz)")
+    config = dataclasses.replace(config, path=places.locate(config.path, "tokenizer.path"))
     if not os.path.isfile(config.path):
         raise errors.InputError(f"tokenizer.path {config.path}: no such file")
     if config.length < 3:
@@ -228,10 +250,12 @@ def _read_merges(path: str) -> list[tuple[str, str]]:
     if "#version" not in lines[0]:
         raise errors.InputError(f"tokenizer.path {path}: not a merges file, its first line has no #version header")
     lines = lines[1:-1] if lines[-1] == "" else lines[1:]
-    merges = [tuple(line.split()) for line in lines[:_CLIP_MERGES]]
-    for number, pair in enumerate(merges, start=2):
+    merges = []
+    for number, line in enumerate(lines[:_CLIP_MERGES], start=2):
+        pair = line.split()
         if len(pair) != 2:
             raise errors.InputError(f"tokenizer.path {path}: line {number} is not a pair of tokens")
+        merges.append((pair[0], pair[1]))
     return merges
 
 

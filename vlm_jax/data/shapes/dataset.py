@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import json
 import multiprocessing
@@ -28,10 +27,9 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import sentencepiece
 import tqdm
 
-from vlm_jax.data import records
+from vlm_jax.data import records, vocabulary
 from vlm_jax.data.shapes import clips, examples, language, world
 from vlm_jax.data.shapes.examples import SPLITS, World
 from vlm_jax.errors import InputError
@@ -144,21 +142,7 @@ def _tokenizer(config: World) -> bytes:
             for item in language.questions(rng, scene, world.TRAINED):
                 texts += [item["question"], item["answer"]]
             texts += language.clip_captions(scene, list(itertools.islice(itertools.cycle(clips.MOTIONS), count)))
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=config.vocabulary,
-        character_coverage=1.0,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return vocabulary.train(texts, config.vocabulary)
 
 
 def _is_made(folder: Path, config: World) -> bool:

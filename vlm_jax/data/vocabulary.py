@@ -1,0 +1,65 @@
+"""Vocabularies trained on the captions of a data set."""
+
+import hashlib
+import io
+import itertools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from vlm_jax import errors
+
+_CAPTIONS = 200_000
+"""Captions that a vocabulary is trained on, from the start of the shards."""
+
+
+def train(texts: Iterable[str], size: int, *, threads: int = 1) -> bytes:
+    """A SentencePiece model (byte pair encoding) of at most `size` pieces: pad 0, eos 1, unk 2, no bos.
+
+    Raises:
+      InputError: `size` is too small for the characters of the texts, or there is no text.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=size,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            num_threads=threads,
+            minloglevel=2,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise errors.InputError(f"vocabulary of {size} pieces: {' '.join(str(error).split())}") from None
+    return model.getvalue()
+
+
+def of_captions(source: Any, size: int) -> str:
+    """The path of a model of `size` pieces trained on the captions of a source; made once and kept in the cache folder.
+
+    Raises:
+      InputError: as `train`, or the cache folder cannot be written.
+    """
+    root = Path(os.environ.get("VLM_JAX_CACHE") or Path.home() / ".cache" / "vlm_jax").absolute()
+    name = hashlib.sha256(f"{source.fingerprint} {size}".encode()).hexdigest()[:12]
+    path = root / f"captions-{name}.model"
+    if not path.is_file():
+        captions = (caption for i in range(len(source)) for caption in source[i]["captions"])
+        model = train(itertools.islice(captions, _CAPTIONS), size)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(model)
+            os.replace(part, path)
+        except OSError as error:
+            raise errors.InputError(f"cache folder {root}: {error.strerror}; set VLM_JAX_CACHE to one that can be written") from None
+    return str(path)
