@@ -3,8 +3,10 @@ import dataclasses
 import json
 import threading
 
+import grain
 import numpy as np
 import pytest
+from etils import epath
 
 from vlm_jax import errors
 from vlm_jax.data import images, pipeline, records, sources, text
@@ -150,6 +152,18 @@ def test_a_saved_state_resumes_exactly(pairs, reference, threads, stop):
     first.close()
     assert_same(rest, reference[stop:])
     assert_same(batches(pairs, steps=STEPS - stop, start=state["step"], threads=threads), reference[stop:])
+
+
+def test_grains_checkpoint_handler_saves_and_restores_it(pairs, reference, tmp_path):
+    first, second = (pipeline.train_iterator({"pairs": pairs}, batch_size=BATCH, seed=3) for _ in range(2))
+    for _ in range(2):
+        next(first)
+    handler = grain.checkpoint.CheckpointHandler()
+    handler.save(epath.Path(tmp_path), first)
+    handler.restore(epath.Path(tmp_path), second)
+    assert_same([next(second)], reference[2:3])
+    first.close()
+    second.close()
 
 
 def test_an_iterator_can_be_set_back(pairs, reference):

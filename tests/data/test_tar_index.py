@@ -29,7 +29,7 @@ def test_offsets_point_at_the_members(tmp_path, write_tar, members):
 
 
 def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path, write_tar):
-    names = ["a.b/c.d/x.jpg", "a.b/c.d/x.txt", "./y.JPEG", "./y.json", "z.jpg", "z.cls", "k.seg.png", "k.jpg", "k.txt"]
+    names = ["a.b/c.d/x.jpg", "a.b/c.d/x.txt", "./y.JPEG", "./y.json", "z.jpg", "z.cls", "k.seg.png", "k.seg.txt", "k.jpg", "k.txt"]
     table = spans(write_tar(tmp_path / "a.tar", [(n, n.encode()) for n in names]))
     assert table == {
         "a.b/c.d/x": [b"a.b/c.d/x.jpg", b"a.b/c.d/x.txt", b"", b""],

@@ -40,7 +40,7 @@ def pairs(
     return {
         "image": transform(example["image"], rng),
         "tokens": tokenizer.row(captions[choice]),
-        "example": np.int32(index),
+        "example": np.array(index, np.int32),
     }
 
 

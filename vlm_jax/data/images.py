@@ -73,17 +73,12 @@ class Transform:
         Raises:
           RecordError: the bytes are no image, or one that is too large.
         """
-        random_resized = self.crop == "random_resized" and rng is not None
-        side = self.resize_to or self.size
-        smallest = math.ceil(side / math.sqrt(self.min_scale * 3 / 4)) if random_resized else side
-        image = _load(data, self.max_pixels, smallest * _DRAFT_MARGIN)
-        try:
-            if random_resized:
-                image = self._resized_crop(image, rng)
-            else:
-                image = self._crop(self._resize(image, side), rng)
-        except MemoryError as error:
-            raise records.RecordError(f"image of {image.width} x {image.height} does not fit in memory") from error
+        if self.crop == "random_resized" and rng is not None:
+            smallest = math.ceil(self.size / math.sqrt(self.min_scale * 3 / 4))
+            image = self._resized_crop(_load(data, self.max_pixels, smallest * _DRAFT_MARGIN), rng)
+        else:
+            side = self.resize_to or self.size
+            image = self._crop(self._resize(_load(data, self.max_pixels, side * _DRAFT_MARGIN), side), rng)
         pixels = np.asarray(image)
         if rng is not None and self.flip and rng.random() < self.flip:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
@@ -152,7 +147,7 @@ def _load(data: bytes, max_pixels: int, draft: int) -> Image.Image:
             if image.getexif().get(_ORIENTATION, 1) != 1:
                 image = ImageOps.exif_transpose(image)
         return _to_rgb(image)
-    except records.RecordError:
+    except (records.RecordError, MemoryError):
         raise
     except Exception as error:  # Pillow raises nearly every type, from SyntaxError to struct.error
         raise records.RecordError(f"image of {len(data)} bytes cannot be decoded: {error}") from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from vlm_jax import errors
 
@@ -31,7 +31,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
     Raises:
       TypeError: a value of a type that the format does not hold.
     """
-    return msgpack.packb(dict(record), default=_pack_array, use_bin_type=True, strict_types=False)
+    return msgpack.Packer(default=_pack_array).pack(dict(record))
 
 
 def decode(data: bytes) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _pack_array(value: Any) -> Any:
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return value.item()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        header = msgpack.packb([value.dtype.str, list(value.shape)])
+        header = msgpack.Packer().pack([value.dtype.str, list(value.shape)])
         return msgpack.ExtType(ARRAY, header + value.tobytes())
     raise TypeError(f"a record holds numbers, strings, bytes, lists, maps and numeric arrays, not {type(value).__name__}")
 

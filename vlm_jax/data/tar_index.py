@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import tarfile
+import uuid
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def _read(cached: pathlib.Path) -> np.ndarray | None:
 
 
 def _write(cached: pathlib.Path, table: np.ndarray) -> None:
-    unfinished = cached.with_suffix(f".{os.getpid()}.tmp")
+    unfinished = cached.with_suffix(f".{uuid.uuid4().hex}")  # hosts may share the folder
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "wb") as file:
