@@ -21,6 +21,8 @@ def test_a_quarter_of_the_pairs_is_held_out_two_of_each_shape_and_colour():
     held_out = [shapes.PAIRS[label] for label in shapes.HELD_OUT]
     assert all([colour for colour, _ in held_out].count(name) == 2 for name in shapes.COLOURS)
     assert all([shape for _, shape in held_out].count(name) == 2 for name in shapes.SHAPES)
+    colours_of = {frozenset(colour for colour, shape in held_out if shape == name) for name in shapes.SHAPES}
+    assert len(colours_of) == 8
 
 
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_or_index_others():
