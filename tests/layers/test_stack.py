@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vlm_jax.layers import block, initializers, stack
+
+DEPTH, WIDTH = 3, 8
+X = jax.random.normal(jax.random.key(1), (2, 5, WIDTH))
+MASK = jnp.tri(5, dtype=bool)[None, None]
+
+
+def make(rngs):
+    init = initializers.big_vision(width=WIDTH)
+    options = {"activation": "gelu", "norm_epsilon": 1e-6, "qk_norm": "rms_norm", "layer_scale": 0.5}
+    return block.Block(WIDTH, 2, 16, **options, initializers=init, rngs=rngs)
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return jax.jit(lambda: stack.build(make, DEPTH, rngs=nnx.Rngs(0)))()
+
+
+def value_and_gradients(blocks, **how):
+    graphdef, params = nnx.split(blocks)
+
+    def loss(params, x):
+        return jnp.square(stack.apply(nnx.merge(graphdef, params), x, MASK, **how)).sum()
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(nnx.to_pure_dict(params), X)
+
+
+@pytest.fixture(scope="module")
+def expected(blocks):
+    return value_and_gradients(blocks)
+
+
+def test_blocks_start_from_different_keys(blocks):
+    kernels = blocks.attention.query.kernel[...]
+    assert kernels.shape == (DEPTH, WIDTH, WIDTH)
+    assert not np.allclose(kernels[0], kernels[1])
+
+
+@pytest.mark.parametrize("loop", ["scan", "unroll"])
+def test_equals_one_block_after_the_other(blocks, loop):
+    @jax.jit
+    def one_by_one(x):
+        for i in range(DEPTH):
+            x = jax.tree.map(lambda w, i=i: w[i], blocks)(x, MASK)
+        return x
+
+    out = jax.jit(lambda x: stack.apply(blocks, x, MASK, loop=loop))(X)
+    np.testing.assert_allclose(out, one_by_one(X), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loop", "remat"), [("scan", "full"), ("scan", "dots"), ("scan", "names"), ("unroll", "names")]
+)
+def test_loop_and_remat_change_neither_value_nor_gradients(blocks, expected, loop, remat):
+    actual = value_and_gradients(blocks, loop=loop, remat=remat)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), actual, expected)
+
+
+def saved_bytes(blocks, remat):
+    """What the forward pass of a stack hands to its backward pass."""
+    graphdef, params = nnx.split(blocks)
+    pullback = jax.eval_shape(
+        lambda p: jax.vjp(lambda p: stack.apply(nnx.merge(graphdef, p), X, MASK, remat=remat), p)[1],
+        nnx.to_pure_dict(params),
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(pullback))
+
+
+def test_each_policy_keeps_less_than_the_one_before(blocks):
+    kept = [saved_bytes(blocks, remat) for remat in ("none", "dots", "names", "full")]
+    assert kept == sorted(kept, reverse=True)
+    assert len(set(kept)) == 4
