@@ -56,6 +56,10 @@ class Config:
     """Model and objective."""
     data: Any
     """A data stream, or streams by name."""
+    workers: int = 0
+    """Processes that read and decode ahead; 0: threads of this process do. The order of the data does not depend on it."""
+    threads: int = 2
+    """Threads that read and decode, in this process or in each worker."""
     optimizer: optimizers.AdamW = optimizers.AdamW()
     """Update rule, schedule, decay and averaging."""
     mesh: sharding.Mesh = sharding.Mesh()

@@ -61,6 +61,8 @@ class Run:
     forward: Any
     shardings: Any
     batches: Any
+    order: dict[str, Any]
+    """What the order of the data follows from; kept with every checkpoint and compared on resume."""
     summary: str
 
     @classmethod
@@ -116,8 +118,15 @@ class Run:
             forward=step.make_forward(model, **settings),
             shardings=sharding.shardings(jax.eval_shape(init), mesh),
             batches=pipeline.train_iterator(
-                config.streams, batch_size=config.batch_size, rows=functools.partial(sharding.rows, mesh=mesh), seed=config.seed
+                config.streams,
+                batch_size=config.batch_size,
+                rows=functools.partial(sharding.rows, mesh=mesh),
+                seed=config.seed,
+                workers=config.workers,
+                threads=config.threads,
             ),
+            order={"seed": config.seed, "batch_size": config.batch_size}
+            | {f"data of {name}": d.fingerprint for name, d in descriptions.items()},
             summary=f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}, {config.precision}; "
             + "; ".join(f"{name}: {d.train_records:,} examples" for name, d in descriptions.items())
             + f"; {intervals.total:,} steps of {batch_size:,} ({intervals.total * batch_size / examples:.1f} epochs)",
@@ -190,8 +199,14 @@ class Run:
         """The last checkpoint of the workdir, or fresh weights, or those that init_from names."""
         latest = checkpoints.latest
         if latest is not None:
-            state, position = checkpoints.restore(latest, jax.eval_shape(self.init), self.mesh)
-            self.batches.set_state(position)
+            state, data = checkpoints.restore(latest, jax.eval_shape(self.init), self.mesh)
+            changed = [f"{name} was {data['order'].get(name)}, is {now}" for name, now in self.order.items() if data["order"].get(name) != now]
+            if changed:
+                raise InputError(
+                    f"workdir {checkpoints.workdir}: its checkpoint was made with other data ({'; '.join(changed)}); choose "
+                    "another --workdir, with --init-from this one to start from its weights"
+                )
+            self.batches.set_state(data["position"])
             say(f"resumed from step {latest} in {checkpoints.workdir}")
             return state
         state = jax.jit(self.init, out_shardings=self.shardings)()
@@ -243,7 +258,9 @@ class Run:
                 intervals=self.intervals,
                 log=log,
                 evaluate=evaluate,
-                save=lambda number, state: checkpoints.save(number, state, self.batches.get_state()),
+                save=lambda number, state: checkpoints.save(
+                    number, state, {"position": self.batches.get_state(), "order": self.order}
+                ),
                 max_skipped=self.config.max_skipped,
             )
             checkpoints.wait()
