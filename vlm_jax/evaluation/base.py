@@ -107,12 +107,9 @@ class Compiled:
     def __init__(self, graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh):
         self.graphdef = graphdef
         self.mesh = mesh
+        self.compilations = 0
+        """Programs compiled so far: one for each method, batch shape and layout of the variables."""
         self._executables: dict[Any, Any] = {}
-
-    @property
-    def compilations(self) -> int:
-        """How many programs were compiled so far: one per method, batch shape and layout of the variables."""
-        return len(self._executables)
 
     def place(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """Puts leaves that are not on the mesh yet on all of its devices; leaves that are stay as they are sharded."""
@@ -144,6 +141,7 @@ class Compiled:
             with jax.set_mesh(self.mesh):
                 function = jax.jit(embed, out_shardings=jax.NamedSharding(self.mesh, P()))
                 self._executables[key] = function.lower(variables, batch).compile()
+                self.compilations += 1
         return self._executables[key](variables, batch)
 
 

@@ -141,14 +141,12 @@ class _Drawn:
         if len(steps) <= POINTS:
             return cls(line.name, steps, values, values, values, "no", last)
         parts = np.array_split(np.arange(len(steps)), POINTS)
-        kept = [part[np.isfinite(values[part])] for part in parts]
-        rows = np.array(
-            [
-                (steps[p].mean(), *((values[k].mean(), values[k].min(), values[k].max()) if len(k) else (np.nan,) * 3))
-                for p, k in zip(parts, kept, strict=True)
-            ]
-        )
-        return cls(line.name, *rows.T, "yes", last)
+        kept = [values[part][np.isfinite(values[part])] for part in parts]
+        at = np.array([steps[part].mean() for part in parts])
+        nothing = np.array([np.nan])
+        kept = [part if len(part) else nothing for part in kept]
+        mean, low, high = (np.array([measure(part) for part in kept]) for measure in (np.mean, np.min, np.max))
+        return cls(line.name, at, mean, low, high, "yes", last)
 
     def parts(self) -> list[slice]:
         """Stretches without gaps."""

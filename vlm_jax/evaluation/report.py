@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from vlm_jax.evaluation import base, charts, records, style
 from vlm_jax.evaluation.markup import Markup, element, join, shortened
@@ -140,7 +140,7 @@ def _series(history: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float,
     return {name: sorted(points.items()) for name, points in series.items() if name in seen}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -145,11 +145,10 @@ class ZeroShot:
         group: str,
         scores: np.ndarray,
         labels: np.ndarray,
-        titles: Sequence[str],
+        titles: tuple[str, ...],
     ) -> list[base.Example]:
-        indices = base.spread(indices, self.examples)
         shown = []
-        for i, _, image in pipeline.read(source, subject.transform, indices=indices):
+        for i, _, image in pipeline.read(source, subject.transform, indices=base.spread(indices, self.examples)):
             top = np.argsort(-scores[i], kind="stable")[:5]
             answers = tuple(
                 base.Entry(titles[c], score=float(scores[i, c]), verdict="right" if c == labels[i] else "wrong")
