@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from vlm_jax.evaluation import base, report
+from vlm_jax.evaluation import base, gallery, report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\ud800\u202e"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -148,9 +148,9 @@ def test_examples_and_their_bytes_are_bounded(tmp_path, monkeypatch):
     one = base.Example("misses", base.Entry(image=thumbnail()), (base.Entry("a", score=0.1),))
     results = {"x": base.Result({"acc1": 0.5}, examples=[one] * 100)}
     _, page = make(tmp_path, results=results)
-    assert sum(tag == "img" for tag, _ in page.elements) == report.MAX_EXAMPLES
+    assert sum(tag == "img" for tag, _ in page.elements) == gallery.MAX_EXAMPLES
     assert "76 more not shown" in page.text
-    monkeypatch.setattr(report, "MAX_IMAGE_BYTES", 2 * len(thumbnail()) + 1)
+    monkeypatch.setattr(gallery, "MAX_IMAGE_BYTES", 2 * len(thumbnail()) + 1)
     _, page = make(tmp_path, results=results)
     assert sum(tag == "img" for tag, _ in page.elements) == 2
 
@@ -212,3 +212,17 @@ def test_configuration_is_shown_as_it_resolves(tmp_path):
     config = {"a": {"b": [1, 2.5, None]}, "path": "é/ü"}
     _, page = make(tmp_path, config=config)
     assert " ".join(json.dumps(config, indent=2, ensure_ascii=False).split()) in page.text
+
+
+def test_a_table_that_is_no_confusion_matrix_is_shown_as_it_is(tmp_path):
+    table = base.Table("<shape>", "count", ("one", "two"), ("recall", "images"), np.array([[0.25, 12], [0.5, 7]]))
+    _, page = make(tmp_path, results={"x": base.Result({"acc1": 0.5}, {"by_shape": table})}, config={})
+    assert "By shape <shape> recall images one 0.25 12 two 0.5 7" in page.text
+
+
+def test_metrics_of_unknown_names_get_curves(tmp_path):
+    rows = [{"step": i, "x/odd_recall@3": 0.1, "x/odd": i, "x/a, b": 2.0} for i in (1, 2)]
+    result = base.Result({"odd_recall@3": 0.1, "odd": 2.0, "a, b": 2.0})
+    _, page = make(tmp_path, results={"x": result}, metrics_history=rows)
+    charts = [a["aria-label"] for tag, a in page.elements if tag == "svg" and "aria-label" in a]
+    assert len(charts) == 3

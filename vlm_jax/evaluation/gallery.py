@@ -1,0 +1,73 @@
+"""Examples in the report: what the model was asked, what it answered, and what was right."""
+
+import base64
+import dataclasses
+
+from vlm_jax.evaluation import base
+from vlm_jax.evaluation.markup import Markup, element, shortened
+
+MAX_EXAMPLES = 24
+"""Examples that one heading shows."""
+MAX_IMAGE_BYTES = 6 * 2**20
+"""Bytes of all thumbnails together; examples beyond that go without."""
+_MIME = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
+
+
+class Budget:
+    """Counts the bytes of the images that a page may still hold."""
+
+    def __init__(self):
+        self.left = MAX_IMAGE_BYTES
+
+    def image(self, data: bytes, alt: str) -> Markup | None:
+        """A JPEG or PNG within the page; None for anything else, and where the budget is spent."""
+        kind = next((mime for magic, mime in _MIME if data.startswith(magic)), None)
+        if kind is None or len(data) > self.left:
+            return None
+        self.left -= len(data)
+        source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        return element("img", src=source, alt=shortened(alt, 120), loading="lazy")
+
+
+def section(name: str, result: base.Result, budget: Budget) -> Markup | None:
+    """The examples of one evaluation under the headings of their groups; None where there are none."""
+    groups: dict[str, list[base.Example]] = {}
+    for example in result.examples:
+        groups.setdefault(example.group, []).append(example)
+    parts = []
+    for group, examples in groups.items():
+        shown = examples[:MAX_EXAMPLES]
+        cards = [_card(example, budget) for example in shown]
+        longest = max(len(entry.text) for example in shown for entry in (*example.answers, example.expected))
+        images = any(entry.image for example in shown for entry in example.answers)
+        kind = "cards long" if images or longest > 28 else "cards"
+        more = f", {len(examples) - len(shown)} more not shown" if len(examples) > len(shown) else ""
+        parts += [element("h4", f"{group[:1].upper()}{group[1:]}{more}"), element("div", cards, class_=kind)]
+    if not parts:
+        return None
+    return element("div", element("h3", element("bdi", name)), parts, class_="evaluation")
+
+
+def _card(example: base.Example, budget: Budget) -> Markup:
+    """A query beside its answers, or over them where the answers are images."""
+    query = example.query
+    words = element("p", element("bdi", shortened(query.text, 300)), class_="query") if query.text else None
+    entries = [(entry, "" if entry.score is None else f"{entry.score:.3f}") for entry in example.answers]
+    if not any(entry.verdict == "right" for entry in example.answers) and example.expected != base.Entry():
+        entries.append((dataclasses.replace(example.expected, verdict="right"), "expected"))
+    answers = []
+    for entry, beside in entries:
+        kind = entry.verdict if entry.verdict != "none" else None
+        mark = "\N{CHECK MARK}" if kind == "right" else ""
+        if entry.image:
+            picture = budget.image(entry.image, entry.text or f"answer, {beside}")
+            answers.append(element("li", picture, f"{mark} {beside}".strip(), class_=kind))
+        else:
+            text = element("bdi", shortened(entry.text, 200))
+            answers.append(
+                element("li", element("span", mark), text, element("span", beside, class_="score"), class_=kind)
+            )
+    if any(entry.image for entry in example.answers):
+        return element("div", words, element("ol", answers), class_="card strip")
+    picture = budget.image(query.image, example.expected.text or "query image") if query.image else None
+    return element("div", words, element("div", picture), element("ol", answers, class_="answers"), class_="card")
