@@ -140,3 +140,13 @@ def build(config, params: dict) -> nnx.Module:
     expected = jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(state))
     assert jax.tree.map(np.shape, params) == expected
     return nnx.merge(graphdef, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params))
+
+
+def filled(config) -> nnx.Module:
+    """The tower of `config` with weights by the same rule under our own paths: no zeros, and nothing to compile."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0))))
+
+    def weight(path, x):
+        return jnp.asarray(fill(jax.tree_util.keystr(path, simple=True, separator="/"), x.shape), jnp.float32)
+
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(weight, nnx.to_pure_dict(state)))

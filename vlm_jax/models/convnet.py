@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from vlm_jax.errors import InputError
 from vlm_jax.layers import conv, linear, norm, stack
+from vlm_jax.models import choices
 from vlm_jax.ops import activations
 
 
@@ -31,6 +32,7 @@ class Config:
     """What the backward pass computes again instead of keeping; see `layers.stack`."""
 
     def __post_init__(self):
+        choices.check(self)
         if not self.channels or len(self.depth) != len(self.channels):
             raise InputError(f"depth {self.depth} and channels {self.channels}: one number of each for every stage")
         if min(self.channels + self.depth) < 1:
@@ -39,7 +41,6 @@ class Config:
             raise InputError(
                 f"image_size {self.image_size} is not a multiple of {self.stride}, the stride of {len(self.channels)} stages"
             )
-        activations.by_name(self.activation)
 
     @property
     def stride(self) -> int:

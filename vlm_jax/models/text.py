@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vlm_jax.errors import InputError
 from vlm_jax.layers import block, embed, initializers, linear, norm, pooling, stack
-from vlm_jax.models import sizes
+from vlm_jax.models import choices, sizes
 from vlm_jax.ops import activations, masks, sharding
 
 
@@ -59,10 +59,10 @@ class Config:
     """Whose initial distributions."""
 
     def __post_init__(self):
+        choices.check(self)
         sizes.check(width=self.width, depth=self.depth, mlp_dim=self.mlp_dim, num_heads=self.num_heads)
         if self.vocab_size < 1 or self.length < 1:
             raise InputError(f"vocab_size {self.vocab_size}, length {self.length}: both must be at least 1")
-        activations.by_name(self.activation)
         for field, needed in (("eos_id", self.pool == "eos"), ("pad_id", self.padding_mask == "pad")):
             value = getattr(self, field)
             if needed and value is None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from vlm_jax.errors import InputError
 from vlm_jax.layers import attention, block, conv, initializers, linear, norm, pooling, stack
-from vlm_jax.models import sizes
+from vlm_jax.models import choices, sizes
 from vlm_jax.ops import activations, patches, sharding
 from vlm_jax.ops import positions as position_tables
 
@@ -74,11 +74,20 @@ class Config:
     """Whose initial distributions."""
 
     def __post_init__(self):
+        choices.check(self)
         sizes.check(width=self.width, depth=self.depth, mlp_dim=self.mlp_dim, num_heads=self.num_heads)
         if self.image_size < 1 or self.patch_size < 1:
             raise InputError(f"image_size {self.image_size}, patch_size {self.patch_size}: both must be at least 1")
+        if min(self.registers, self.representation_dim, self.projection_dim) < 0:
+            raise InputError(
+                f"registers {self.registers}, representation_dim {self.representation_dim}, "
+                f"projection_dim {self.projection_dim}: none may be negative, 0 leaves them out"
+            )
+        if self.stem_channels < 1 or self.stem_depth < 1:
+            raise InputError(
+                f"stem_channels {self.stem_channels}, stem_depth {self.stem_depth}: both must be at least 1"
+            )
         patches.grid(self.image_size, self.image_size, self.patch_size)
-        activations.by_name(self.activation)
         if self.pool == "cls" and self.class_token == "none":
             raise InputError("pool 'cls' has no token to take: set class_token to 'positioned' or 'unpositioned'")
         if self.positions == "sincos2d":
