@@ -32,3 +32,14 @@ def shared_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory) -> Path:
+    """A small shapes world of 32 pixels: 128 training scenes and every split."""
+    from vlm_jax.data import shapes
+
+    world = shapes.World(
+        image_size=32, one_object=128, two_objects=0, val=24, held_out=16, trained_pairs=48, relations=8, shards=2
+    )
+    return shapes.ensure(tmp_path_factory.mktemp("data") / "world", world)

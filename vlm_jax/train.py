@@ -200,7 +200,8 @@ class Run:
         latest = checkpoints.latest
         if latest is not None:
             state, data = checkpoints.restore(latest, jax.eval_shape(self.init), self.mesh)
-            changed = [f"{name} was {data['order'].get(name)}, is {now}" for name, now in self.order.items() if data["order"].get(name) != now]
+            before = data["order"]
+            changed = [f"{name} was {before.get(name)}, is {now}" for name, now in self.order.items() if before.get(name) != now]
             if changed:
                 raise InputError(
                     f"workdir {checkpoints.workdir}: its checkpoint was made with other data ({'; '.join(changed)}); choose "

@@ -19,7 +19,8 @@ def _mesh(data, fsdp, model):
     [
         ("image/blocks/attention/query/kernel", (6, 64, 64), P(None, "fsdp", "model")),
         ("opt_state/0/mu/image/blocks/mlp/down/kernel", (6, 64, 64), P(None, "model", "fsdp")),
-        ("text/token_embed/embedding", (100, 64), P("model", "fsdp")),
+        ("text/token_embed/embedding", (100, 64), P(("model", "fsdp"), None)),
+        ("text/token_embed/embedding", (102, 64), P("model", None)),
         ("image/patch_embed/kernel", (192, 64), P(None, "fsdp")),
         ("image/norm/scale", (64,), P()),
         ("log_scale", (), P()),

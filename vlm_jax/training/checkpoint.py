@@ -28,8 +28,8 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.WARNING)
         self.workdir = Path(workdir).absolute()
         self._checkpointer = ocp.training.Checkpointer(
-            self.workdir / "checkpoints",
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            str(self.workdir / "checkpoints"),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore[reportArgumentType]
             cleanup_tmp_directories=True,
         )
 
@@ -47,7 +47,7 @@ class Checkpoints:
         if any(found.step == step for found in self._checkpointer.checkpoints):
             return
         if state["frozen"] and not (self.workdir / "frozen").exists():
-            ocp.save(self.workdir / "frozen", state["frozen"])
+            ocp.save(str(self.workdir / "frozen"), state["frozen"])
         self._checkpointer.save_checkpointables_async(step, _items(state), force=True, custom_metadata={"data": data})
 
     def restore(self, step: int, abstract: State, mesh: jax.sharding.Mesh) -> tuple[State, Any]:
@@ -62,7 +62,8 @@ class Checkpoints:
         found = self._checkpointer.load_checkpointables(step, target)
         state = {name: found.get(name, {}) for name in _ITEMS} | found["training"]
         state["frozen"] = _frozen(self.workdir, abstract["frozen"], mesh)
-        return {name: state[name] for name in abstract}, self._checkpointer.metadata(step).custom_metadata["data"]
+        metadata: Any = self._checkpointer.metadata(step).custom_metadata
+        return {name: state[name] for name in abstract}, metadata["data"]
 
     def wait(self) -> None:
         """Until the last save is on disk; raises its error."""
@@ -114,7 +115,7 @@ def load_weights(workdir: Path, step: int | None, abstract: State, mesh: jax.sha
     if "average" in target and not (path / "average").exists():
         del target["average"]
     _compare(path, target)
-    loaded = ocp.load_checkpointables(path, target)
+    loaded = ocp.load_checkpointables(str(path), target)
     weights = {name: loaded.get(name, {}) for name in _ITEMS}
     return weights | {"frozen": _frozen(workdir, abstract["frozen"], mesh)}, step
 
@@ -131,14 +132,14 @@ def _place(abstract: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
 
 
 def _frozen(workdir: Path, abstract: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-    return ocp.load(Path(workdir).absolute() / "frozen", _place(abstract, mesh)) if abstract else {}
+    return ocp.load(str(workdir.absolute() / "frozen"), _place(abstract, mesh)) if abstract else {}
 
 
 def _compare(path: Path, target: Mapping[str, PyTree]) -> None:
     """Names the first differences of the parameters, which Orbax would report as a tree or cast silently."""
     if not path.is_dir():
         raise InputError(f"checkpoint {path}: no such folder")
-    stored = ocp.checkpointables_metadata(path).metadata
+    stored = ocp.checkpointables_metadata(str(path)).metadata
     for item in set(_ITEMS) & set(target):
         if item not in stored:
             raise InputError(f"checkpoint {path}: it holds no {item}, which this model has; it is of another model")

@@ -93,7 +93,7 @@ class Log:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl and the same to the other places. Not-a-number becomes null."""
-        if not self._writes:
+        if self._file is None or self._board is None:
             return
         finite = {name: float(v) if math.isfinite(v) else None for name, v in metrics.items()}
         self._file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | finite) + "\n")
@@ -129,7 +129,7 @@ class Log:
     def close(self) -> None:
         """Flushes and closes all places."""
         self._bar.close()
-        if self._writes:
+        if self._file is not None and self._board is not None:
             self._file.close()
             self._board.close()
         if self._wandb:
@@ -158,7 +158,7 @@ def _drop_after(file: Path, step: int) -> None:
 
 def _wandb_run(project: str, workdir: Path, config: Mapping[str, Any] | None):
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(f"wandb {project}: Weights & Biases is not installed; pip install wandb, or leave --wandb out") from None
     return wandb.init(project=project, name=workdir.name, dir=str(workdir), config=dict(config or {}), resume="allow")

@@ -97,7 +97,7 @@ class AdamW:
     def _factor(self, path: str) -> float:
         return next((factor for pattern, factor in self.rates if re.search(pattern, path)), 1.0)
 
-    def average(self) -> "Average":
+    def average(self) -> "Average | NoAverage":
         """The moving average that this configuration asks for."""
         return Average(self.ema) if self.ema else NoAverage()
 
@@ -123,8 +123,9 @@ def schedule(
 def _scale(factor: Callable[[str], float], rate) -> optax.GradientTransformationExtraArgs:
     """Multiplies by a factor of the path and by the rate of the step that the caller passes."""
 
-    def update(updates, state, params=None, *, step, **_):
-        return tree.map_paths(lambda path, u: u * (factor(path) * rate(step)).astype(u.dtype), updates), state
+    def update(updates, state, params=None, **extra):
+        now = rate(extra["step"])
+        return tree.map_paths(lambda path, u: u * (factor(path) * now).astype(u.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 

@@ -22,7 +22,7 @@ RULES: Rules = (
     (r"(query|key|value|up|gate)/kernel$", P("fsdp", "model")),
     (r"(query|key|value|up|gate)/bias$", P("model")),
     (r"(out|down)/kernel$", P("model", "fsdp")),
-    (r"embedding$", P("model", "fsdp")),
+    (r"embedding$", P(("model", "fsdp"), None)),
     (r"kernel$", P("fsdp")),
     (r"", P()),
 )
@@ -64,11 +64,18 @@ def spec(path: str, shape: Sequence[int], mesh: jax.sharding.Mesh, rules: Rules 
     names = next(s for pattern, s in rules if re.search(pattern, path))
     names = tuple(names)[-len(shape) :] if shape else ()
     lead = len(shape) - len(names)
-    kept = [
-        name if name is not None and shape[lead + i] % mesh.shape[name] == 0 and mesh.shape[name] > 1 else None
-        for i, name in enumerate(names)
-    ]
+    kept = [_divides(name, shape[lead + i], mesh) for i, name in enumerate(names)]
     return P(*(None,) * lead, *kept) if any(kept) else P()
+
+
+def _divides(names: str | tuple[str, ...] | None, size: int, mesh: jax.sharding.Mesh) -> str | tuple[str, ...] | None:
+    """The mesh axes of one array axis: as many, from the first, as divide it and are larger than one."""
+    kept, parts = [], 1
+    for name in (names,) if isinstance(names, str) else names or ():
+        if mesh.shape[name] > 1 and size % (parts * mesh.shape[name]) == 0:
+            kept.append(name)
+            parts *= mesh.shape[name]
+    return kept[0] if len(kept) == 1 else tuple(kept) or None
 
 
 def shardings(abstract: PyTree, mesh: jax.sharding.Mesh, rules: Rules = RULES) -> PyTree:
@@ -104,13 +111,14 @@ def rows(batch_size: int, mesh: jax.sharding.Mesh) -> np.ndarray:
 
 def put_batch(batch: Mapping[str, Any], mesh: jax.sharding.Mesh) -> PyTree:
     """Global arrays from this process's rows, in the order of `rows`."""
-    share = jax.process_count()
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    own_parts = len(rows(parts, mesh))
 
     def put(local: np.ndarray) -> jax.Array:
-        size = len(local) * share
+        if len(local) % own_parts:
+            raise ValueError(f"{len(local)} rows cannot be divided among the {own_parts} batch shards of this process")
+        size = len(local) * parts // own_parts
         own = rows(size, mesh)
-        if len(own) != len(local):
-            raise ValueError(f"{len(local)} rows were given, but the devices of this process hold {len(own)} of {size}")
 
         def part(index):
             first, last = np.searchsorted(own, np.arange(size)[index[0]][[0, -1]])
