@@ -8,8 +8,17 @@ from vlm_jax.training import duration
 
 @pytest.mark.parametrize(
     ("value", "want"),
-    [(7, 7), ("7", 7), ("2000 steps", 2000), ("1 step", 1), ("2 epochs", 20), ("0.5 epoch", 5), ("1e3 examples", 100)]
-    + [("5%", 5), ("5 percent", 5)],
+    [
+        (7, 7),
+        ("7", 7),
+        ("2000 steps", 2000),
+        ("1 step", 1),
+        ("2 epochs", 20),
+        ("0.5 epoch", 5),
+        ("1e3 examples", 100),
+        ("5%", 5),
+        ("5 percent", 5),
+    ],
 )
 def test_units(value, want):
     assert duration.steps(value, "steps", batch_size=10, examples=100, total=100) == want
