@@ -93,6 +93,7 @@ def load_recipe(path: str) -> tuple[Config, str]:
     if file.suffix != ".py" or not file.is_file():
         raise InputError(f"recipe {path}: no such Python file")
     spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec and spec.loader, "a .py file has both"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "config"):
@@ -182,7 +183,7 @@ def _class_named(name: str, allow: Sequence[str]) -> type:
         found = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as error:
         raise InputError(f"_type {name}: {error}") from None
-    if not dataclasses.is_dataclass(found):
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise InputError(f"_type {name}: not a configuration")
     return found
 

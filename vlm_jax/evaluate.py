@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     options, overrides = parser.parse_known_args(list(arguments))
     config, workdir, at = configs.of_checkpoint(options.checkpoint, allow=options.allow_types)
-    config = configs.parse(config, overrides, prog="python -m vlm_jax.evaluate", description=parser.description)
+    config = configs.parse(config, overrides, prog="python -m vlm_jax.evaluate", description=parser.description or "")
     unknown = sorted(set(options.tasks or ()) - set(config.evaluators))
     if unknown:
         raise InputError(f"tasks {', '.join(unknown)}: this run has {', '.join(config.evaluators) or 'no evaluators'}")

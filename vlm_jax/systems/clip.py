@@ -38,7 +38,9 @@ class Clip(two_tower.TwoTower):
     def build(self, *, rngs: nnx.Rngs) -> two_tower.Model:
         return two_tower.Model(self, rngs=rngs)
 
-    def objective(self, model, batch, extra, context) -> base.Objective:
+    def objective(
+        self, model: two_tower.Model, batch: base.Batch, extra: base.PyTree, context: base.Context
+    ) -> base.Objective:
         image, text = two_tower.embed(model, batch, context)
         loss = contrastive.softmax(image, text, model.scale, form=self.loss_form)
         return base.Objective(loss, {"scale": model.scale} | two_tower.similarities(image, text))

@@ -20,7 +20,9 @@ class Siglip(two_tower.TwoTower):
     def build(self, *, rngs: nnx.Rngs) -> two_tower.Model:
         return two_tower.Model(self, initial_bias=self.initial_bias, rngs=rngs)
 
-    def objective(self, model, batch, extra, context) -> base.Objective:
+    def objective(
+        self, model: two_tower.Model, batch: base.Batch, extra: base.PyTree, context: base.Context
+    ) -> base.Objective:
         image, text = two_tower.embed(model, batch, context)
         bias = model.bias[...]
         loss = contrastive.sigmoid(image, text, model.scale, bias, form=self.loss_form)
