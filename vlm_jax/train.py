@@ -66,7 +66,13 @@ class Run:
     summary: str
 
     @classmethod
-    def build(cls, config: Config, *, name: str, devices: Sequence[jax.Device] | None = None) -> "Run":
+    def build(
+        cls,
+        config: Config,
+        *,
+        name: str,
+        devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+    ) -> "Run":
         """Builds a run; nothing is written but caches.
 
         Raises:

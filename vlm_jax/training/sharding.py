@@ -40,7 +40,10 @@ class Mesh:
     model: int = 1
     """Tensor parallelism: parts in which the matrices are multiplied."""
 
-    def make(self, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    def make(
+        self,
+        devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+    ) -> jax.sharding.Mesh:
         """The mesh over all devices.
 
         Raises:
