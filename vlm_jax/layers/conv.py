@@ -62,7 +62,7 @@ class Stage(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b h w i"], *, remat: stack.Remat = "none") -> Float[Array, "b p q o"]:
-        grid = patches.grid(*x.shape[1:3], self.stride)
+        grid = patches.grid(x.shape[1], x.shape[2], self.stride)
         x = sharding.shard_batch(self.fold(patches.patchify(x, self.stride)))
         # Never a scan: in one, XLA's CPU backend takes forty times as long for a convolution's weight gradient.
         return stack.apply(self.blocks, x.reshape(x.shape[0], *grid, x.shape[-1]), loop="unroll", remat=remat)

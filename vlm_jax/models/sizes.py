@@ -1,6 +1,7 @@
 """Published sizes of Transformer towers (big_vision's names), shared by image and text."""
 
 import dataclasses
+from typing import Any
 
 from vlm_jax.errors import InputError
 
@@ -28,7 +29,7 @@ SIZES = {
 }
 
 
-def by_name(name: str) -> dict[str, int]:
+def by_name(name: str) -> dict[str, Any]:
     """The fields of a size.
 
     Raises:

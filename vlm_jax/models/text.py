@@ -191,7 +191,9 @@ class Text(nnx.Module):
 
     def _present(self, tokens) -> Bool[Array, "b t"] | None:
         """Tokens that are not padding; None where all count."""
-        return masks.not_padding(tokens, self.config.pad_id) if self.config.padding_mask == "pad" else None
+        if self.config.padding_mask == "none" or self.config.pad_id is None:
+            return None
+        return masks.not_padding(tokens, self.config.pad_id)
 
     def _pooled_index(self, tokens, present) -> Int[Array, " b"]:
         """Position of the token that stands for the text."""

@@ -247,7 +247,7 @@ class ViT(nnx.Module):
 
     def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         """Tokens before the first block: class token, registers, patches, with positions."""
-        grid = patches.grid(*images.shape[1:3], self.config.patch_size)
+        grid = patches.grid(images.shape[1], images.shape[2], self.config.patch_size)
         if self.config.stem == "conv":
             x = self.stem(images, remat=self.config.remat)
             x = x.reshape(x.shape[0], -1, x.shape[-1])

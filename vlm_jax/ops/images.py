@@ -21,5 +21,5 @@ def normalize(
         return images
     if images.dtype != jnp.uint8:
         raise InputError(f"images have dtype {images.dtype}: pass uint8 pixels, or floats that are normalised")
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return (images * (1 / (255 * std)) - mean / std).astype(dtype)
+    centre, spread = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    return (images * (1 / (255 * spread)) - centre / spread).astype(dtype)
