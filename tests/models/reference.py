@@ -134,12 +134,12 @@ def stack(blocks) -> dict:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
 
 
-def build(config, params: dict) -> nnx.Module:
+def build(config, params: dict, dtype=jnp.float32) -> nnx.Module:
     """The tower of `config` with exactly these parameters: none missing, none left over, all of the right shape."""
     graphdef, state = nnx.split(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0))))
     expected = jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(state))
     assert jax.tree.map(np.shape, params) == expected
-    return nnx.merge(graphdef, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params))
+    return nnx.merge(graphdef, jax.tree.map(lambda x: jnp.asarray(x, dtype), params))
 
 
 def filled(config) -> nnx.Module:

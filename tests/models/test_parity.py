@@ -21,8 +21,6 @@ def load(oracles, name):
 
 
 def images(oracle):
-    if "in_image_nhwc" in oracle:
-        return jnp.asarray(oracle["in_image_nhwc"], jnp.float32)
     return jnp.asarray(oracle["in_pixel_values"]).transpose(0, 2, 3, 1)
 
 
@@ -30,12 +28,12 @@ def tokens(oracle):
     return jnp.asarray(oracle["in_input_ids"], jnp.int32)
 
 
-def compare(oracle, outputs, weights):
+def compare(oracle, outputs, weights, atol=1e-4):
     """Every output of the oracle, and every weight of the reference was used."""
     assert not weights.left
     assert {name for name in oracle if name.startswith("out_")} == {f"out_{name}" for name in outputs}
     for name, value in outputs.items():
-        np.testing.assert_allclose(value, oracle[f"out_{name}"], rtol=0, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(value, oracle[f"out_{name}"], rtol=0, atol=atol, err_msg=name)
 
 
 def test_clip_with_hugging_face_keys(oracles):
@@ -181,6 +179,15 @@ def test_vit_at_its_own_and_at_another_resolution(oracles, name):
 
 @pytest.mark.parametrize("pool", ["gap", "map", "tok"])
 def test_big_vision_vit(oracles, pool):
+    check_big_vision_vit(oracles, pool, jnp.float32, 1e-4)
+
+
+def test_float64_stays_float64_to_the_end(oracles):
+    with jax.enable_x64(True):
+        check_big_vision_vit(oracles, "gap", jnp.float64, 1e-9)
+
+
+def check_big_vision_vit(oracles, pool, dtype, atol):
     oracle, weights = load(oracles, f"golden_bv_vit_{pool}")
     fields = {
         "gap": {"pool": "gap", "positions": "sincos2d"},
@@ -204,7 +211,7 @@ def test_big_vision_vit(oracles, pool):
             "norm": weights.flax_layer("MAPHead_0/LayerNorm_0", "scale"),
             "mlp": weights.flax_mlp("MAPHead_0/MlpBlock_0"),
         }
-    model = reference.build(vit.Config(**IMAGE, **fields), params)
+    model = reference.build(vit.Config(**IMAGE, **fields), params, dtype)
     classifier = weights.flax_layer("head")
 
     @jax.jit
@@ -213,4 +220,4 @@ def test_big_vision_vit(oracles, pool):
         logits = pooled @ classifier["kernel"] + classifier["bias"]
         return {"pre_logits": pooled, "logits": logits, "encoded": model.encode(pixels)}
 
-    compare(oracle, outputs(images(oracle)), weights)
+    compare(oracle, outputs(jnp.asarray(oracle["in_image_nhwc"], dtype)), weights, atol)

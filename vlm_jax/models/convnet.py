@@ -86,7 +86,10 @@ class ConvNet(nnx.Module):
           InputError: the stride does not divide the images.
         """
         x = self.encode(images)
-        x = jnp.concatenate([x.mean(1), x.max(1)], axis=-1)
+        # Not x.max(1): its gradient divides by the number of points equal to the maximum, which is none where XLA computes
+        # x once more with another rounding.
+        largest = jnp.take_along_axis(x, x.argmax(1, keepdims=True), axis=1)[:, 0]
+        x = jnp.concatenate([x.mean(1), largest], axis=-1)
         return self.projection(x) if self.config.projection_dim else x
 
     def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
