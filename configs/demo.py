@@ -20,7 +20,7 @@ BLIND = "A model that reads only the colour reaches 12.5 %."
 
 def config() -> Config:
     return Config(
-        steps=1100,
+        steps=900,
         batch_size=64,
         eval_every="50%",
         save_every="50%",

@@ -23,5 +23,9 @@ def locate(path: str, field: str) -> str:
         return os.path.expanduser(path)
     if name not in shapes.SPLITS + _FILES:
         raise InputError(f"{field} {path}: the shapes world has {', '.join(shapes.SPLITS + _FILES)}")
-    folder = shapes.ensure(None, shapes.World())
+    world = shapes.World()
+    folder = shapes.cache_folder(world)
+    if not folder.exists():
+        print(f"making the shapes world, once, in {folder}", flush=True)
+    shapes.ensure(folder, world)
     return str(folder / (name if name in _FILES else f"{name}-*.array_record"))
