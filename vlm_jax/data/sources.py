@@ -73,7 +73,7 @@ def expand(pattern: str, field: str = "data") -> list[str]:
     return paths
 
 
-def open_source(pattern: str, field: str = "data") -> "ArrayRecord | WebDataset":
+def open_source(pattern: str, field: str = "data") -> Source:
     """The source that a pattern names: `.tar` shards or `.array_record` shards.
 
     Raises:

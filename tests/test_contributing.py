@@ -1,0 +1,55 @@
+"""The worked examples of CONTRIBUTING.md, put into a copy of the sources, do what their own tests say."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("vlm_jax", "configs", "data", "docs", "tests", ".ci")
+BLOCKS = re.findall(r"^```(python|diff)\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def patched(tmp_path_factory) -> Path:
+    """The sources with every example at its place."""
+    copy = tmp_path_factory.mktemp("contributing") / "vlm_jax"
+    for part in PARTS:
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "envs"))
+    for file in (*ROOT.glob("*.md"), *ROOT.glob("*.toml"), ROOT / "setup.py"):
+        shutil.copy(file, copy)
+    for kind, block in BLOCKS:
+        if kind == "diff":
+            _run(copy, "git", "apply", "--recount", "-C1", "-", stdin=block)
+            continue
+        path = copy / _path(block)
+        body = block.split("\n", 1)[1]
+        path.write_text(path.read_text() + body if path.exists() else body)
+    return copy
+
+
+def test_the_examples_pass_their_tests_and_keep_the_contracts(patched):
+    tests = sorted({_path(block) for kind, block in BLOCKS if kind == "python" and "# tests/" in block})
+    assert len(tests) == 4, "a loss, a system, an evaluator, a source"
+    names = "cyclic or clip or geometry or json_lines or CONTRIBUTING"
+    output = _run(
+        patched, sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-k", names, *tests, "tests/test_documents.py"
+    )
+    assert re.search(r"[5-9] passed|\d\d passed", output), output
+    lint = Path(sys.executable).with_name("lint-imports")
+    assert "0 broken" in _run(patched, str(lint), "--no-cache")
+
+
+def _path(block: str) -> str:
+    return block.split("\n", 1)[0].removeprefix("# ")
+
+
+def _run(folder: Path, *command: str, stdin: str = "") -> str:
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent), "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -1,0 +1,210 @@
+"""Every command line in the documents names what exists: recipes, flags, tasks, paths, extras, markers. Nothing is trained."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from vlm_jax import config as configs
+from vlm_jax import evaluate, train
+from vlm_jax.training import sharding
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+OTHERS = {"git", "cd", "tensorboard", "nproc", "ls", "du", "echo", "tar"}
+"""Programs that are not ours and whose arguments are not checked."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_name_what_exists(document, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    checker = Checker(monkeypatch, document.read_text())
+    lines = commands(document.read_text())
+    assert lines, "a document of ours shows a command"
+    for line in lines:
+        try:
+            checker.check(line)
+        except (Exception, SystemExit) as error:
+            pytest.fail(f"{document.name}: {line}\n{type(error).__name__}: {error}{capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    targets = re.findall(r"\]\(([^)\s#]+)[^)]*\)", document.read_text())
+    missing = [t for t in targets if "://" not in t and not (document.parent / t).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("python -m vlm_jax.train configs/demo.py --stpes 3", "stpes"),
+        ("python -m vlm_jax.train configs/demo.py --steps 3 --precision float16", "float16"),
+        ("python -m vlm_jax.train configs/demos.py", "no such Python file"),
+        ("python -m vlm_jax.evaluate --checkpoint runs/demo --tasks helt_out", "helt_out"),
+        ("python -m vlm_jax.evaluate --checkpoint runs/nothing", "no command above makes it"),
+        ("python -m vlm_jax.evaluate --checkpoint runs/demo --evaluators.held-out.limits 3", "limits"),
+        ("python data/make_shapes.py --aut here", "aut"),
+        ("python data/make_shape.py --out here", "make_shape"),
+        ("pip install -e '.[fats]'", "fats"),
+        ("pytest -m 'not slwo'", "slwo"),
+        ("pytest tests/opps", "opps"),
+        ("VLM_JAX_CASH=there pytest", "VLM_JAX_CASH"),
+        ("rough check .", "rough"),
+    ],
+)
+def test_a_wrong_command_is_noticed(line, message, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises((Exception, SystemExit)) as error:
+        Checker(monkeypatch, "").check(line)
+    assert message in f"{error.value}{capsys.readouterr().err}"
+
+
+def commands(text: str) -> list[str]:
+    """The command lines of the fenced bash blocks, continued lines joined, comments left out."""
+    blocks = re.findall(r"^```(?:bash|sh|shell|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+class Checker:
+    """Checks the commands of one document in order: later ones may use the runs of earlier ones."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, text: str):
+        self.text, self.monkeypatch = text, monkeypatch
+        self.runs: dict[str, configs.Config] = {}
+
+    def check(self, line: str) -> None:
+        """Raises whatever the command's own parser raises, or AssertionError."""
+        words = shlex.split(line, comments=True)
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            self._variable(words.pop(0).partition("=")[0])
+        match words:
+            case []:
+                pass
+            case ["export", *variables]:
+                for variable in variables:
+                    self._variable(variable.partition("=")[0])
+            case ["python" | "python3.11" | "python3.12", "-m", module, *arguments]:
+                self._module(module, arguments)
+            case ["python", script, *arguments]:
+                self._script(script, arguments)
+            case ["pip", "install", *arguments]:
+                self._install(arguments)
+            case ["pytest", *arguments]:
+                self._pytest(arguments)
+            case ["ruff" | "pyright" | "lint-imports" as tool, *_]:
+                assert _requires("dev", {"lint-imports": "import-linter"}.get(tool, tool)), f"{tool}: not in the extra dev"
+            case [("." | "source"), script]:
+                assert script.endswith("/bin/activate") and script.removesuffix("/bin/activate") in self.text
+            case [program, *_]:
+                assert program in OTHERS or os.access(ROOT / program, os.X_OK), f"{program}: not a program we know"
+
+    def _module(self, module: str, arguments: list[str]) -> None:
+        if module == "vlm_jax.train":
+            self._train(arguments)
+        elif module == "vlm_jax.evaluate":
+            self._evaluate(arguments)
+        elif module == "pytest":
+            self._pytest(arguments)
+        else:
+            assert module == "venv", f"{module}: not a module we run"
+
+    def _train(self, arguments: list[str]) -> None:
+        recipe = next((a for a in arguments if a.endswith(".py")), "")
+        if not Path(recipe).exists() and f"# {recipe}\n" in self.text:
+            return  # a worked example: test_contributing.py runs this test where it exists
+        runs = self.runs
+
+        class Built:
+            def __init__(self, config):
+                runs[config.workdir] = config
+
+            train = try_out = lambda self: 0
+
+        self.monkeypatch.setattr(train.Run, "build", lambda config, name: Built(config))
+        if arguments[-1] in ("-h", "--help"):
+            arguments = arguments[:-1]
+            assert len(arguments) <= 1, "--help alone after the recipe"
+        assert train.main(arguments) == 0
+
+    def _evaluate(self, arguments: list[str]) -> None:
+        class Parsed(Exception):
+            """All that can be said of the command without a run has been said."""
+
+        def parsed(*_):
+            raise Parsed
+
+        def of_checkpoint(path: str, **_):
+            workdir = re.sub(r"/checkpoints/\d+$", "", path)
+            recipe = ROOT / "configs" / f"{Path(workdir).name}.py"
+            if workdir not in self.runs and workdir.startswith("runs/") and recipe.exists():
+                return configs.load_recipe(str(recipe))[0], Path(workdir), None
+            assert workdir in self.runs, f"{workdir}: no command above makes it"
+            return self.runs[workdir], Path(workdir), None
+
+        self.monkeypatch.setattr(configs, "of_checkpoint", of_checkpoint)
+        self.monkeypatch.setattr(sharding.Mesh, "make", lambda self: None)
+        self.monkeypatch.setattr(evaluate.states.Model, "of", parsed)
+        with pytest.raises(Parsed):
+            evaluate.main(arguments)
+
+    def _script(self, script: str, arguments: list[str]) -> None:
+        assert (ROOT / script).is_file(), f"{script}: no such file"
+        spec = importlib.util.spec_from_file_location(f"documented_{Path(script).stem}", ROOT / script)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        self.monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look for annotations
+        spec.loader.exec_module(module)
+        assert arguments == [] or hasattr(module, "_run"), f"{script} takes no arguments"
+        self.monkeypatch.setattr(module, "_run", lambda arguments: 0, raising=False)
+        self.monkeypatch.setattr(sys, "argv", [script, *arguments])
+        if arguments:
+            assert module.main() == 0
+
+    def _install(self, arguments: list[str]) -> None:
+        for name in re.findall(r"\[([\w,]+)\]", " ".join(a for a in arguments if a.startswith((".", "vlm_jax", "git+")))):
+            for extra in name.split(","):
+                assert extra in PROJECT["project"]["optional-dependencies"], f"{extra}: no such extra"
+
+    def _pytest(self, arguments: list[str]) -> None:
+        words = iter(arguments)
+        for word in words:
+            if word == "-m":
+                markers = {m.partition(":")[0] for m in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
+                unknown = set(re.findall(r"\w+", next(words))) - markers - {"and", "or", "not"}
+                assert not unknown, f"{unknown}: no such marker"
+            elif word == "-n":
+                assert next(words).isdecimal() and _requires("dev", "pytest-xdist")
+            elif word.startswith("-"):
+                assert word in ("-q", "-x", "-v", "-s", "--lf"), f"{word}: not a flag that documents show"
+            else:
+                assert (ROOT / word.partition("::")[0]).exists(), f"{word}: no such test"
+
+    def _variable(self, name: str) -> None:
+        if name.startswith("VLM_JAX"):
+            sources = [*(ROOT / "vlm_jax").rglob("*.py"), ROOT / "tests" / "conftest.py"]
+            assert any(f'"{name}"' in path.read_text() for path in sources), f"{name}: nothing reads it"
+        else:
+            assert name.startswith(("JAX_", "XLA_", "CI")), f"{name}: not a variable that documents show"
+
+
+def _requires(extra: str, package: str) -> bool:
+    return any(re.match(rf"{package}\b(?!-)", r) for r in PROJECT["project"]["optional-dependencies"][extra])
+
+
+def test_runs_of_earlier_commands_keep_their_configuration(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    checker = Checker(monkeypatch, "")
+    checker.check("python -m vlm_jax.train configs/demo.py --steps 7 --workdir runs/seven")
+    assert checker.runs["runs/seven"] == dataclasses.replace(
+        configs.load_recipe(str(ROOT / "configs" / "demo.py"))[0], steps=7, workdir="runs/seven"
+    )
+    checker.check("python -m vlm_jax.evaluate --checkpoint runs/seven/checkpoints/7 --tasks relations")
