@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("vlm_jax", "configs", "data", "docs", "tests", ".ci")
-BLOCKS = re.findall(r"^```(python|diff)\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
+BLOCK = r"^```(python|diff)\n(.*?)^```"
+BLOCKS = re.findall(BLOCK, (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,20 @@ def test_the_examples_pass_their_tests_and_keep_the_contracts(patched):
     assert re.search(r"[5-9] passed|\d\d passed", output), output
     lint = Path(sys.executable).with_name("lint-imports")
     assert "0 broken" in _run(patched, str(lint), "--no-cache")
+
+
+def test_the_table_counts_the_lines_of_the_examples():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    stated = [tuple(map(int, row)) for row in re.findall(r"^\| an? [^|]*\| (\d+) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)]
+    counted = []
+    for section in text.split("\n## ")[-4:]:
+        files: dict[str, int] = {}
+        for kind, block in re.findall(BLOCK, section, re.MULTILINE | re.DOTALL):
+            path = "vlm_jax/data/sources.py" if kind == "diff" else _path(block)
+            body = re.findall(r"^\+(?!\+)", block, re.MULTILINE) if kind == "diff" else block.split("\n", 1)[1].strip().splitlines()
+            files[path] = files.get(path, 0) + len(body)
+        counted.append((len(files), sum(files.values()), sum(n for path, n in files.items() if path.startswith("tests/"))))
+    assert stated == counted
 
 
 def _path(block: str) -> str:
