@@ -50,6 +50,7 @@ def test_links_lead_somewhere(document):
         ("python -m vlm_jax.train configs/demos.py", "no such Python file"),
         ("python -m vlm_jax.evaluate --checkpoint runs/demo --tasks helt_out", "helt_out"),
         ("python -m vlm_jax.evaluate --checkpoint runs/nothing", "no command above makes it"),
+        ("python -m vlm_jax.evaluate --checkpoint runs/demo/checkpoints/7", "no run above ends there"),
         ("python -m vlm_jax.evaluate --checkpoint runs/demo --evaluators.held-out.limits 3", "limits"),
         ("python data/make_shapes.py --aut here", "aut"),
         ("python data/make_shape.py --out here", "make_shape"),
@@ -67,11 +68,19 @@ def test_a_wrong_command_is_noticed(line, message, monkeypatch, capsys):
     assert message in f"{error.value}{capsys.readouterr().err}"
 
 
+def test_ci_runs_every_test_command_of_the_documents():
+    script = " ".join((ROOT / ".ci" / "run").read_text().split()).replace('"', "'")
+    lines = [line.replace('"', "'") for path in DOCUMENTS for line in commands(path.read_text())]
+    shown = [line for line in lines if re.match(r"(python -m )?pytest\b", line)]
+    assert shown
+    assert not [line for line in shown if line.removeprefix("python -m ") not in script]
+
+
 def commands(text: str) -> list[str]:
-    """The command lines of the fenced bash blocks, continued lines joined, comments left out."""
+    """The commands of the fenced bash blocks: continued lines joined, those of `&&` parted, comments left out."""
     blocks = re.findall(r"^```(?:bash|sh|shell|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    lines = [part.strip() for line in "".join(blocks).replace("\\\n", " ").splitlines() for part in line.split("&&")]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 class Checker:
@@ -79,7 +88,7 @@ class Checker:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, text: str):
         self.text, self.monkeypatch = text, monkeypatch
-        self.runs: dict[str, configs.Config] = {}
+        self.runs: dict[str, list[configs.Config]] = {}
 
     def check(self, line: str) -> None:
         """Raises whatever the command's own parser raises, or AssertionError."""
@@ -125,7 +134,7 @@ class Checker:
 
         class Built:
             def __init__(self, config):
-                runs[config.workdir] = config
+                runs.setdefault(config.workdir, []).append(config)
 
             train = try_out = lambda self: 0
 
@@ -143,12 +152,14 @@ class Checker:
             raise Parsed
 
         def of_checkpoint(path: str, **_):
-            workdir = re.sub(r"/checkpoints/\d+$", "", path)
+            workdir, _, number = path.partition("/checkpoints/")
             recipe = ROOT / "configs" / f"{Path(workdir).name}.py"
-            if workdir not in self.runs and workdir.startswith("runs/") and recipe.exists():
-                return configs.load_recipe(str(recipe))[0], Path(workdir), None
-            assert workdir in self.runs, f"{workdir}: no command above makes it"
-            return self.runs[workdir], Path(workdir), None
+            made = self.runs.get(workdir, [])
+            if workdir.startswith("runs/") and recipe.exists():
+                made = [configs.load_recipe(str(recipe))[0], *made]
+            assert made, f"{workdir}: no command above makes it"
+            assert number in ("", *(str(config.steps) for config in made)), f"{path}: no run above ends there"
+            return made[-1], Path(workdir), None
 
         self.monkeypatch.setattr(configs, "of_checkpoint", of_checkpoint)
         self.monkeypatch.setattr(sharding.Mesh, "make", lambda self: None)
@@ -204,7 +215,6 @@ def test_runs_of_earlier_commands_keep_their_configuration(monkeypatch):
     monkeypatch.chdir(ROOT)
     checker = Checker(monkeypatch, "")
     checker.check("python -m vlm_jax.train configs/demo.py --steps 7 --workdir runs/seven")
-    assert checker.runs["runs/seven"] == dataclasses.replace(
-        configs.load_recipe(str(ROOT / "configs" / "demo.py"))[0], steps=7, workdir="runs/seven"
-    )
+    demo, _ = configs.load_recipe(str(ROOT / "configs" / "demo.py"))
+    assert checker.runs["runs/seven"] == [dataclasses.replace(demo, steps=7, workdir="runs/seven")]
     checker.check("python -m vlm_jax.evaluate --checkpoint runs/seven/checkpoints/7 --tasks relations")
