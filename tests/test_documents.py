@@ -65,7 +65,9 @@ def test_a_wrong_command_is_noticed(line, message, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     with pytest.raises((Exception, SystemExit)) as error:
         Checker(monkeypatch, "").check(line)
-    assert message in f"{error.value}{capsys.readouterr().err}"
+    said = f"{error.value}{capsys.readouterr().err}"
+    assert message in said
+    assert "vlm_jax" not in line or "--------" not in said, "one line of words, not a frame"
 
 
 def test_ci_runs_every_test_command_of_the_documents():

@@ -130,8 +130,8 @@ def parse(default: Any, arguments: Sequence[str], *, prog: str, description: str
 
 def _one_line(box: str) -> str:
     """The words of tyro's framed error message."""
-    words = re.sub(r"[─│╭╮╰╯╌]+", " ", box.split("For full helptext")[0])
-    words = re.sub(r"^\s*(Unrecognized options|Parsing error|Invalid value|Required options)\s{2,}", "", words.strip())
+    words = re.sub(r"[─│╭╮╰╯╌]+|-{8,}", " ", box.split("For full helptext")[0])
+    words = re.sub(r"^\s*(Unrecognized options|Parsing error|Value error|Invalid value|Required options)\s{2,}", "", words.strip())
     return re.sub(r"\s+", " ", words).strip()
 
 
