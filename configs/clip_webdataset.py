@@ -35,6 +35,7 @@ def config() -> Config:
                 depth=6,
                 mlp_dim=4 * WIDTH,
                 num_heads=HEADS,
+                loop="unroll",
                 projection_dim=WIDTH,
             ),
             text=text.Config(
@@ -44,6 +45,7 @@ def config() -> Config:
                 depth=4,
                 mlp_dim=4 * WIDTH,
                 num_heads=HEADS,
+                loop="unroll",
                 attention="causal",
                 pool="eos",
                 eos_id=1,

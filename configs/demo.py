@@ -29,6 +29,7 @@ def config() -> Config:
             image=convnet.Config(image_size=64, channels=(64, 128), depth=(2, 2), projection_dim=128),
             text=text.Config(
                 vocab_size=256, length=24, width=128, depth=2, mlp_dim=512, num_heads=4, pool="mean", padding_mask="pad", pad_id=0,
+                loop="unroll",
                 projection_dim=128,
             ),
             mean=(0.5, 0.5, 0.5),

@@ -76,7 +76,7 @@ class Suite:
             records.write_evaluation_json(workdir / "evaluation.json", made)
             report.write(
                 workdir / "report.html",
-                title=f"{self.model}, step {step:,}",
+                title=self.model,
                 config=self.config,
                 metrics_history=[*rows, {"step": step, **metrics}],
                 results=results,
