@@ -7,6 +7,7 @@ Every pair of the batch is its own yes or no. The bias starts at -10, because ne
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from vlm_jax.config import Config, load_recipe
 from vlm_jax.systems import siglip
@@ -14,5 +15,6 @@ from vlm_jax.systems import siglip
 
 def config() -> Config:
     demo, _ = load_recipe(str(Path(__file__).with_name("demo.py")))
-    system = siglip.Siglip(image=demo.system.image, text=demo.system.text, mean=demo.system.mean, std=demo.system.std)
+    clip: Any = demo.system
+    system = siglip.Siglip(image=clip.image, text=clip.text, mean=clip.mean, std=clip.std)
     return dataclasses.replace(demo, workdir="", system=system)
