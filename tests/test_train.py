@@ -95,7 +95,9 @@ def test_evaluate_gives_the_numbers_of_the_run(finished, tmp_path, capsys):
 def test_init_from_starts_with_the_weights_of_another_run(finished, tiny_world, tmp_path):
     flags = _flags(tiny_world, tmp_path / "next", "--init-from", str(finished), "--steps", "1", "--optimizer.warmup", "0")
     assert train.main([RECIPE, *flags, "--optimizer.learning-rate", "0", "--optimizer.weight-decay", "0"]) == 0
-    jax.tree.map(np.testing.assert_array_equal, _weights(tmp_path / "next")["params"], _weights(finished)["average"])
+    weights, source = _weights(tmp_path / "next"), _weights(finished)["average"]
+    jax.tree.map(np.testing.assert_array_equal, weights["params"], source)
+    jax.tree.map(np.testing.assert_array_equal, weights["average"], source)
 
 
 def test_dry_run_prints_sizes_and_writes_nothing(tiny_world, tmp_path, capsys):
@@ -134,6 +136,12 @@ def test_every_mesh_gives_the_losses_of_one_device(tiny_world, tmp_path, one_dev
     np.testing.assert_allclose(losses, one_device_curve, rtol=1e-5)
     assert compilations == 1
     assert "rematerialization" not in capfd.readouterr().err
+
+
+def test_bfloat16_stays_close_to_float32(tiny_world, tmp_path, one_device_curve):
+    losses, _ = _curve(tiny_world, tmp_path, jax.devices()[:1], "--precision", "bfloat16")
+    np.testing.assert_allclose(losses, one_device_curve, rtol=0.02)  # 8 bits of mantissa, over 20 updates
+    assert not np.allclose(losses, one_device_curve, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

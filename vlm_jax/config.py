@@ -42,6 +42,8 @@ class Config:
     """Checkpoints that stay on disk."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What all towers compute in. Parameters, moments, norms, softmax and losses are float32 in any case."""
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What parameters that system.frozen finds are kept in."""
     microbatches: int = 1
     """Runs the towers over this many chunks of the batch with recomputation; loss and gradients stay exact."""
     max_skipped: int = 10

@@ -100,7 +100,9 @@ class Run:
             "steps_per_epoch": examples / batch_size,
             "microbatches": config.microbatches,
         }
-        init = functools.partial(states.init, model, transform, average, seed=config.seed)
+        init = functools.partial(
+            states.init, model, transform, average, seed=config.seed, frozen_dtype=jnp.dtype(config.frozen_dtype)
+        )
         return cls(
             config=config,
             mesh=mesh,
@@ -232,8 +234,10 @@ class Run:
         if missing:
             raise InputError(f"init_from {path}: it has no {', '.join(sorted(missing)[:4])} ({len(missing)} parameters missing)")
         params, frozen = tree.partition(tree.unflatten({name: loaded[name] for name in mine}), self.config.system.frozen)
+        frozen = jax.tree.map(lambda x: x.astype(self.config.frozen_dtype), frozen)
         buffers = tree.unflatten({name: x for name, x in loaded.items() if name not in mine})
-        return {"params": params, "frozen": frozen, "buffers": buffers}
+        average = self.config.optimizer.average().init(params)
+        return {"params": params, "frozen": frozen, "buffers": buffers, "average": average}
 
     def _fit(self, state: states.State, checkpoints: checkpoint.Checkpoints, workdir: Path) -> None:
         first_batch = next(self.batches)

@@ -59,6 +59,13 @@ def test_frozen_parameters_get_no_moments_and_do_not_move():
     assert not any("up/" in path for path in paths)
 
 
+def test_frozen_parameters_may_be_kept_in_bfloat16():
+    model = states.Model.of(toy.Toy(frozen=r"^up/"))
+    state = states.init(model, optax_none(), ADAM.average(), seed=0, frozen_dtype=jnp.bfloat16)
+    assert {x.dtype for x in jax.tree.leaves(state["frozen"])} == {jnp.dtype(jnp.bfloat16)}
+    assert {x.dtype for x in jax.tree.leaves(state["params"])} == {jnp.dtype(jnp.float32)}
+
+
 def optax_none():
     return ADAM.transform(ADAM.rate(100, 16, 160))
 

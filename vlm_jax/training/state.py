@@ -64,14 +64,13 @@ class Model:
 
 
 def init(
-    model: Model, transform: Any, average: Average | NoAverage, *, seed: int, frozen_dtype: Any = None
+    model: Model, transform: Any, average: Average | NoAverage, *, seed: int, frozen_dtype: Any = jnp.float32
 ) -> State:
     """A fresh state. To be jitted with out_shardings, so that no device ever holds what it does not keep."""
     built = model.system.build(rngs=nnx.Rngs(jax.random.key(seed)))
     _, params, buffers = nnx.split(built, nnx.Param, ...)
     params, frozen = tree.partition(nnx.to_pure_dict(params), model.system.frozen)
-    if frozen_dtype is not None:
-        frozen = jax.tree.map(lambda x: x.astype(frozen_dtype), frozen)
+    frozen = jax.tree.map(lambda x: x.astype(frozen_dtype), frozen)
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
