@@ -1,6 +1,7 @@
 """Evaluates a checkpoint: `python -m vlm_jax.evaluate --checkpoint runs/demo [--tasks held_out relations]`."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax
 from vlm_jax import config as configs
 from vlm_jax.errors import DONE, InputError
 from vlm_jax.evaluation import suite as suites
-from vlm_jax.training import checkpoint
+from vlm_jax.training import checkpoint, sharding
 from vlm_jax.training import log as logs
 from vlm_jax.training import state as states
 
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     options, overrides = parser.parse_known_args(list(arguments))
     config, workdir, at = configs.of_checkpoint(options.checkpoint, allow=options.allow_types)
+    if not config.mesh.fits(jax.device_count()):
+        config = dataclasses.replace(config, mesh=sharding.Mesh())
     config = configs.parse(config, overrides, prog="python -m vlm_jax.evaluate", description=parser.description or "")
     unknown = sorted(set(options.tasks or ()) - set(config.evaluators))
     if unknown:

@@ -40,11 +40,26 @@ class Description:
 
 
 class Stream(Protocol):
-    """What a stream of the run must have: a batch size (0: the run's) and its training examples in their one order."""
+    """What a run needs of a stream, the configuration of one source of batches."""
 
+    stream: ClassVar[str]
+    """The name of the stream's fields in a batch, where a run has only this one."""
     batch_size: int
+    """Examples in a global batch of this stream; 0: the run's batch size."""
+    val: str
+    """What evaluators without data of their own evaluate."""
+    image: images.Transform
+    tokenizer: text.Tokenizer
+
+    def prepared(self) -> "Stream": ...
+
+    def describe(self) -> Description: ...
 
     def examples(self, seed: int) -> grain.MapDataset: ...
+
+    def keep(self, folder: str) -> None: ...
+
+    def kept(self, folder: str) -> "Stream": ...
 
 
 @dataclasses.dataclass(frozen=True)

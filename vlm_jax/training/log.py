@@ -62,16 +62,16 @@ class Log:
         """Counts time that a step waited for its data."""
         self._waited += seconds
 
-    def start_interval(self, step: int) -> None:
-        """Leaves the time up to now out of the rates: compilation, evaluation, saving."""
-        self._since, self._step, self._waited = time.perf_counter(), step, 0.0
+    def start_interval(self, step: int, now: float) -> None:
+        """Leaves the time up to `now` out of the rates: compilation, evaluation, saving."""
+        self._since, self._step, self._waited = now, step, 0.0
 
-    def rates(self, step: int) -> dict[str, float]:
+    def rates(self, step: int, now: float) -> dict[str, float]:
         """Rates since the last interval began; empty before a step of it is over, and for the first step, which compiles."""
         steps = step - self._step
         if steps < 1 or self._since is None:
             return {}
-        seconds = time.perf_counter() - self._since
+        seconds = now - self._since
         per_second = steps * self._batch_size / seconds
         per_device = per_second / jax.device_count()
         rates = {
@@ -84,12 +84,12 @@ class Log:
             rates["mfu"] = per_device * self._flops / self._peak
         return rates
 
-    def train(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of one step, with the rates of the interval that it ends."""
-        rates = self.rates(step)
+    def train(self, step: int, metrics: Mapping[str, float], now: float) -> None:
+        """Metrics of one step, with the rates of the interval that it ended at the time `now`."""
+        rates = self.rates(step, now)
         self.write(step, {**metrics, **rates})
         self.progress(step, metrics, rates)
-        self.start_interval(step)
+        self.start_interval(step, now)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl and the same to the other places. Not-a-number becomes null."""

@@ -59,7 +59,8 @@ def fit(
     pending: tuple[int, Any] | None = None
     skipped_in_a_row = skipped = 0
 
-    def read() -> None:
+    def read(ended: float | None = None) -> None:
+        """Reads the pending metrics; `ended` is when their step was over, None for when they can be read."""
         nonlocal pending, skipped, skipped_in_a_row
         if pending is None:
             return
@@ -72,14 +73,15 @@ def fit(
         if skipped_in_a_row >= max_skipped:
             raise NotFinite(f"{skipped_in_a_row} steps in a row up to step {number} were not finite; the state is that before them")
         if intervals.due(number, intervals.log) or number == first + 1:
-            log.train(number, metrics | {"skipped": skipped, "learning_rate": float(rate(number - 1))})
+            metrics |= {"skipped": skipped, "learning_rate": float(rate(number - 1))}
+            log.train(number, metrics, time.perf_counter() if ended is None else ended)
 
     for number in range(first + 1, intervals.total + 1):
         began = time.perf_counter()
         batch = put(next(batches))
         log.wait(time.perf_counter() - began)
         state, metrics = step(state, batch)
-        read()
+        read(began)
         pending = number, metrics
         evaluating, saving = intervals.due(number, intervals.evaluate), intervals.due(number, intervals.save)
         if evaluating or saving:
@@ -88,6 +90,6 @@ def fit(
                 evaluate(number, state)
             if saving:
                 save(number, state)
-            log.start_interval(number)
+            log.start_interval(number, time.perf_counter())
     read()
     return state

@@ -1,0 +1,99 @@
+"""The loop's order and the log: what is written when, rates, and the stop after steps that are not finite."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from vlm_jax.training import log as logs
+from vlm_jax.training import loop
+
+
+def _log(workdir, first=0, total=6):
+    return logs.Log(workdir, total_steps=total, first_step=first, batch_size=8, flops_per_example=1e9, peak_flops=1e12)
+
+
+def _fit(tmp_path, *, losses, log_every=1, evaluate_every=2, save_every=3, max_skipped=2):
+    """Runs the loop over steps with these losses; returns what happened, in order."""
+    events = []
+
+    def batches():
+        for number, loss in enumerate(losses):
+            events.append(f"batch {number}")
+            yield loss
+
+    def step(state, loss):
+        skipped = jnp.asarray(int(loss != loss))
+        return {"step": state["step"] + 1}, {"loss": jnp.asarray(loss), "skipped": skipped}
+
+    log = _log(tmp_path, total=len(losses))
+    try:
+        loop.fit(
+            {"step": jnp.asarray(0)},
+            batches(),
+            step=step,
+            put=lambda batch: batch,
+            rate=lambda step: 0.1 * step,
+            intervals=loop.Intervals(total=len(losses), log=log_every, evaluate=evaluate_every, save=save_every),
+            log=log,
+            evaluate=lambda number, state: events.append(f"evaluate {number}"),
+            save=lambda number, state: events.append(f"save {number}"),
+            max_skipped=max_skipped,
+        )
+    finally:
+        log.close()
+    return events, logs.read(tmp_path)
+
+
+def test_evaluation_and_save_come_before_the_next_batch_is_taken(tmp_path):
+    events, _ = _fit(tmp_path, losses=[1.0, 2.0, 3.0, 4.0])
+    batches = [f"batch {i}" for i in range(4)]
+    assert events == [*batches[:2], "evaluate 2", batches[2], "save 3", batches[3], "evaluate 4", "save 4"]
+
+
+def test_metrics_are_stamped_with_their_own_step(tmp_path):
+    _, rows = _fit(tmp_path, losses=[1.0, 2.0, 3.0, 4.0, 5.0], evaluate_every=0, save_every=0)
+    assert [(row["step"], row["loss"]) for row in rows] == [(i, float(i)) for i in range(1, 6)]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_first_step_and_intervals_are_logged(tmp_path):
+    _, rows = _fit(tmp_path, losses=[1.0] * 7, log_every=3, evaluate_every=0, save_every=0)
+    assert [row["step"] for row in rows] == [1, 3, 6, 7]
+
+
+def test_steps_that_are_not_finite_are_counted_and_stop_the_run_in_a_row(tmp_path):
+    nan = float("nan")
+    (tmp_path / "a").mkdir()
+    _, rows = _fit(tmp_path / "a", losses=[1.0, nan, 1.0, nan, 1.0])
+    assert [row["skipped"] for row in rows] == [0, 1, 1, 2, 2]
+    assert rows[1]["loss"] is None
+    (tmp_path / "b").mkdir()
+    with pytest.raises(loop.NotFinite, match="2 steps in a row up to step 4"):
+        _fit(tmp_path / "b", losses=[1.0, 1.0, nan, nan, 1.0, 1.0], evaluate_every=0, save_every=0)
+
+
+def test_rates_are_those_of_the_interval(tmp_path):
+    log = _log(tmp_path)
+    assert log.rates(1, 10.0) == {}  # the first step compiles
+    log.start_interval(1, 10.0)
+    log.wait(0.5)
+    rates = log.rates(3, 12.0)
+    assert rates["examples_per_second"] == 8.0 and rates["step_seconds"] == 1.0 and rates["input_wait_share"] == 0.25
+    assert rates["mfu"] == pytest.approx(8.0 / 8 * 1e9 / 1e12)  # eight fake devices
+    log.close()
+
+
+def test_lines_beyond_the_checkpoint_are_made_again(tmp_path):
+    rows = [{"step": step, "loss": 1.0} for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 4, "lo')
+    assert [row["step"] for row in logs.read(tmp_path)] == [1, 2, 3]
+    log = _log(tmp_path, first=2)
+    log.close()
+    assert [row["step"] for row in logs.read(tmp_path)] == [1, 2]
+
+
+def test_wandb_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(logs.InputError, match="pip install wandb"):
+        logs.Log(tmp_path, total_steps=1, first_step=0, batch_size=1, flops_per_example=1, peak_flops=None, wandb="mine")
