@@ -4,8 +4,8 @@
         --data.train 'shards/train-{00000..00003}.tar' --data.val shards/val-00000.tar --workdir runs/mine
 
 Two small towers: a ViT (192 wide, 6 blocks, patches of 8 in 64 pixels with a convolutional stem) on random crops of 72, and a causal
-text tower (192 wide, 4
-blocks, 32 tokens of a vocabulary trained on the captions). For a real run take `vit.preset("B/16")`, a larger batch and more steps.
+text tower (192 wide, 4 blocks, 32 tokens of a vocabulary trained on the captions). For a real run take `vit.preset("B/16")`, a larger
+batch and more steps.
 
 CLIP's own vocabulary instead: --data.tokenizer.path bpe_simple_vocab_16e6.txt.gz --system.text.vocab-size 49408
 --system.text.eos-id 49407

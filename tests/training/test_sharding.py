@@ -45,6 +45,11 @@ def test_sizes_that_do_not_make_up_the_devices_are_refused(sizes):
         _mesh(*sizes)
 
 
+def test_a_mesh_knows_which_numbers_of_devices_it_fits():
+    assert sharding.Mesh(data=-1, fsdp=2).fits(8) and not sharding.Mesh(data=-1, fsdp=2).fits(1)
+    assert sharding.Mesh(data=2, fsdp=4).fits(8) and not sharding.Mesh(data=2, fsdp=4).fits(4)
+
+
 def test_batch_that_does_not_divide_names_those_that_do():
     with pytest.raises(InputError, match=r"batch_size 100 .* use 96 or 104"):
         sharding.check_batch(100, _mesh(4, 2, 1))

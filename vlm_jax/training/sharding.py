@@ -40,6 +40,12 @@ class Mesh:
     model: int = 1
     """Tensor parallelism: parts in which the matrices are multiplied."""
 
+    def fits(self, devices: int) -> bool:
+        """Whether so many devices can be arranged like this."""
+        sizes = (self.data, self.fsdp, self.model)
+        rest = math.prod(size for size in sizes if size != -1)
+        return devices % rest == 0 if -1 in sizes else devices == rest
+
     def make(
         self,
         devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
