@@ -1,0 +1,56 @@
+"""The shipped recipes as users start them, in processes of their own. Minutes each: marked slow, run by CI."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _train(workdir: Path, recipe: str, *flags: str) -> dict[str, dict]:
+    """Runs a recipe on one device and returns its evaluations by data set."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "-m", "vlm_jax.train", f"configs/{recipe}.py", "--workdir", str(workdir), *flags]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    for name in ("report.html", "metrics.jsonl", "evaluation.json"):
+        assert f"{workdir}/{name}" in done.stdout
+    return {record["dataset"]: record for record in json.loads((workdir / "evaluation.json").read_text())}
+
+
+@pytest.mark.slow
+def test_the_demo_names_pairs_that_it_never_saw(tmp_path):
+    records = _train(tmp_path / "demo", "demo")
+    held_out, trained = records["held_out"]["metrics"]["acc1"], records["trained_pairs"]["metrics"]["acc1"]
+    relations = records["relations"]["metrics"]["image_retrieval_recall@1"]
+    print(f"held out {held_out:.1%}, trained {trained:.1%}, relations R@1 {relations:.1%}")
+    assert held_out >= 0.85
+    assert trained >= 0.9
+    assert relations >= 0.15  # chance 0.4 %; one in four for a model that knows the objects only
+
+
+@pytest.mark.slow
+def test_siglip_learns_the_world_too(tmp_path):
+    records = _train(tmp_path / "siglip", "siglip", "--steps", "400")
+    accuracy = records["trained_pairs"]["metrics"]["acc1"]
+    print(f"trained pairs {accuracy:.1%}")
+    assert accuracy >= 0.5  # chance 1.6 %, colour alone 12.5 %
+
+
+@pytest.mark.slow
+def test_real_pictures_are_retrieved_at_ten_times_chance(tmp_path, shared_data):
+    emoji = shared_data / "noto_emoji"
+    records = _train(
+        tmp_path / "emoji",
+        "clip_webdataset",
+        *("--data.train", f"{emoji}/emoji-train-{{00000..00001}}.tar", "--data.val", f"{emoji}/emoji-val-00000.tar"),
+        *("--steps", "80", "--eval-every", "0"),
+    )
+    metrics, chance = records["retrieval"]["metrics"], records["retrieval"]["chance"]
+    for name in ("image_retrieval_recall@1", "text_retrieval_recall@1"):
+        print(f"{name} {metrics[name]:.1%}, chance {chance[name]:.2%}")
+        assert metrics[name] >= 10 * chance[name]
