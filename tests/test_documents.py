@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlm_jax import config as configs
-from vlm_jax import evaluate, train
+from vlm_jax import evaluate, run, train
 from vlm_jax.training import sharding
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,7 +140,7 @@ class Checker:
 
             train = try_out = lambda self: 0
 
-        self.monkeypatch.setattr(train.Run, "build", lambda config, name: Built(config))
+        self.monkeypatch.setattr(run.Run, "build", lambda config, name: Built(config))
         if arguments[-1] in ("-h", "--help"):
             arguments = arguments[:-1]
             assert len(arguments) <= 1, "--help alone after the recipe"

@@ -11,8 +11,10 @@ import pytest
 
 from vlm_jax import config as configs
 from vlm_jax import evaluate, train
+from vlm_jax import run as runs
 from vlm_jax.errors import InputError
 from vlm_jax.training import checkpoint, loop, sharding
+from vlm_jax.training import state as states
 
 RECIPE = str(Path(__file__).parent / "tiny_recipe.py")
 
@@ -71,7 +73,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(finished, tiny_world, tmp_path, 
 
 def _weights(workdir):
     config, folder, _ = configs.of_checkpoint(str(workdir))
-    shapes = train.states.weights_of(train.states.Model.of(config.system))
+    shapes = states.weights_of(states.Model.of(config.system))
     return jax.device_get(checkpoint.load_weights(folder, None, shapes, sharding.Mesh().make())[0])
 
 
@@ -110,7 +112,7 @@ def test_dry_run_prints_sizes_and_writes_nothing(tiny_world, tmp_path, capsys):
 def _curve(tiny_world, tmp_path, devices, *more):
     default, _ = configs.load_recipe(RECIPE)
     flags = _flags(tiny_world, tmp_path / "curve", "--steps", "20", "--save-every", "0", *more)
-    run = train.Run.build(configs.parse(default, flags, prog="test", description=""), name="tiny", devices=devices)
+    run = runs.Run.build(configs.parse(default, flags, prog="test", description=""), name="tiny", devices=devices)
     with jax.set_mesh(run.mesh):
         state, step, losses = jax.jit(run.init, out_shardings=run.shardings)(), run._jitted(), []
         for _ in range(20):

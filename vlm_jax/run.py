@@ -1,0 +1,313 @@
+"""One training run: built and checked as a whole, then trained from where its workdir stands."""
+
+import dataclasses
+import functools
+import itertools
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vlm_jax import config as configs
+from vlm_jax.config import Config
+from vlm_jax.data import pipeline
+from vlm_jax.errors import InputError
+from vlm_jax.evaluation import suite as suites
+from vlm_jax.training import checkpoint, duration, flops, loop, sharding, step, tree
+from vlm_jax.training import log as logs
+from vlm_jax.training import state as states
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that is built, and checked, before the first step."""
+
+    config: Config
+    mesh: jax.sharding.Mesh
+    model: states.Model
+    intervals: loop.Intervals
+    evaluate_every: dict[str, int]
+    """Interval of each evaluator in steps."""
+    suite: suites.Suite
+    rate: Any
+    """Learning rate by step."""
+    init: Any
+    step: Any
+    forward: Any
+    shardings: Any
+    batches: Any
+    order: dict[str, Any]
+    """What the order of the data follows from; kept with every checkpoint and compared on resume."""
+    summary: str
+
+    @classmethod
+    def build(
+        cls,
+        config: Config,
+        *,
+        name: str,
+        devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+    ) -> "Run":
+        """Builds a run; nothing is written but caches.
+
+        Raises:
+          InputError: something in the configuration or the data cannot work.
+        """
+        mesh = config.mesh.make(devices)
+        for stream in config.streams.values():
+            sharding.check_batch(stream.batch_size or config.batch_size, mesh, config.microbatches)
+        config = dataclasses.replace(config, data=_prepared(config.data))
+        descriptions = {name: stream.describe() for name, stream in config.streams.items()}
+        config.system.check(descriptions)
+        model = states.Model.of(config.system)
+        config.optimizer.check(tree.partition(model.params, config.system.frozen)[0])
+
+        first = next(iter(config.streams))
+        batch_size = config.streams[first].batch_size or config.batch_size
+        examples = descriptions[first].train_records
+        intervals, evaluate_every = _intervals(config, batch_size, examples)
+        rate = config.optimizer.rate(intervals.total, batch_size, examples)
+        transform, average = config.optimizer.transform(rate), config.optimizer.average()
+        settings = {
+            "dtype": jnp.dtype(config.precision),
+            "seed": config.seed,
+            "total_steps": intervals.total,
+            "steps_per_epoch": examples / batch_size,
+            "microbatches": config.microbatches,
+        }
+        init = functools.partial(
+            states.init, model, transform, average, seed=config.seed, frozen_dtype=jnp.dtype(config.frozen_dtype)
+        )
+        return cls(
+            config=config,
+            mesh=mesh,
+            model=model,
+            intervals=intervals,
+            evaluate_every=evaluate_every,
+            suite=suites.of(
+                config.evaluators,
+                model,
+                mesh,
+                stream=config.streams[first],
+                batch_size=config.batch_size,
+                precision=config.precision,
+                weights=config.weights,
+                name=name,
+                config=configs.to_json(config),
+            ),
+            rate=rate,
+            init=init,
+            step=step.make(model, transform, average, **settings),
+            forward=step.make_forward(model, **settings),
+            shardings=sharding.shardings(jax.eval_shape(init), mesh),
+            batches=pipeline.train_iterator(
+                config.streams,
+                batch_size=config.batch_size,
+                rows=functools.partial(sharding.rows, mesh=mesh),
+                seed=config.seed,
+                workers=config.workers,
+                threads=config.threads,
+            ),
+            order={"seed": config.seed, "batch_size": config.batch_size}
+            | {f"data of {name}": d.fingerprint for name, d in descriptions.items()},
+            summary=f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}, {config.precision}; "
+            + "; ".join(f"{name}: {d.train_records:,} examples" for name, d in descriptions.items())
+            + f"; {intervals.total:,} steps of {batch_size:,} ({intervals.total * batch_size / examples:.1f} epochs)",
+        )
+
+    def train(self) -> None:
+        """Trains from where the workdir stands to the last step, evaluates, and saves.
+
+        Raises:
+          InputError: the workdir cannot be written, or holds a run of another model.
+        """
+        began = time.perf_counter()
+        workdir = Path(self.config.workdir)
+        _prepare(workdir, self.config)
+        say = print if jax.process_index() == 0 else lambda *_, **__: None
+        say(states.table(self.model, self.mesh))
+        say(self.summary)
+        checkpoints = checkpoint.Checkpoints(workdir, self.config.keep)
+        with jax.set_mesh(self.mesh):
+            try:
+                state = self._start(checkpoints, say)
+                if int(state["step"]) >= self.intervals.total:
+                    say(f"step {int(state['step'])}: nothing left to train; raise --steps or choose another --workdir")
+                    self.suite.run(int(state["step"]), state, workdir, rows=logs.read(workdir))
+                else:
+                    self._fit(state, checkpoints, workdir)
+            finally:
+                checkpoints.close()
+                self.batches.close()
+        say(f"checkpoint  {workdir / 'checkpoints' / str(self.intervals.total)}")
+        say(f"metrics     {workdir / 'metrics.jsonl'}, TensorBoard: {workdir / 'tensorboard'}")
+        say(f"evaluation  {workdir / 'evaluation.json'}")
+        say(f"report      {workdir / 'report.html'}")
+        say(f"done in {time.perf_counter() - began:.0f} s")
+
+    def try_out(self) -> None:
+        """One compiled step, and what it takes; writes nothing."""
+        print(states.table(self.model, self.mesh))
+        print(self.summary)
+        with jax.set_mesh(self.mesh):
+            state = jax.jit(self.init, out_shardings=self.shardings)()
+            sizes = {name: sum(x.nbytes for x in jax.tree.leaves(part)) for name, part in state.items()}
+            batch = sharding.put_batch(next(self.batches), self.mesh)
+            self.batches.close()
+            began = time.perf_counter()
+            compiled = self._jitted().lower(state, batch).compile()
+            compiling = time.perf_counter() - began
+            began = time.perf_counter()
+            state, metrics = compiled(state, batch)
+            loss = float(metrics["loss"])
+        print("batch: " + ", ".join(f"{path} {x.shape} {x.dtype}" for path, x in tree.flatten(batch).items()))
+        print("state: " + ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sizes.items() if size) + " in all")
+        memory = compiled.memory_analysis()
+        if memory is not None:
+            arguments, temporary = memory.argument_size_in_bytes / 1e6, memory.temp_size_in_bytes / 1e6
+            print(f"one device: arguments {arguments:.1f} MB, temporary {temporary:.1f} MB, as the compiler reports them")
+        print(f"compiled in {compiling:.1f} s, first step {time.perf_counter() - began:.2f} s, loss {loss:.4f}")
+
+    def _jitted(self):
+        return jax.jit(
+            self.step,
+            donate_argnums=0,
+            in_shardings=(self.shardings, sharding.batch_sharding(self.mesh)),
+            out_shardings=(self.shardings, None),
+        )
+
+    def _start(self, checkpoints: checkpoint.Checkpoints, say) -> states.State:
+        """The last checkpoint of the workdir, or fresh weights, or those that init_from names."""
+        latest = checkpoints.latest
+        if latest is not None:
+            state, data = checkpoints.restore(latest, jax.eval_shape(self.init), self.mesh)
+            before = data["order"]
+            changed = [f"{name} was {before.get(name)}, is {now}" for name, now in self.order.items() if before.get(name) != now]
+            if changed:
+                raise InputError(
+                    f"workdir {checkpoints.workdir}: its checkpoint was made with other data ({'; '.join(changed)}); choose "
+                    "another --workdir, with --init-from this one to start from its weights"
+                )
+            self.batches.set_state(data["position"])
+            say(f"resumed from step {latest} in {checkpoints.workdir}")
+            return state
+        state = jax.jit(self.init, out_shardings=self.shardings)()
+        if self.config.init_from:
+            state |= self._weights_from(self.config.init_from)
+            say(f"parameters from {self.config.init_from}")
+        return state
+
+    def _weights_from(self, path: str) -> states.State:
+        """Parameters and buffers of a checkpoint, divided as this system divides them."""
+        other, workdir, at = configs.of_checkpoint(path)
+        weights, _ = checkpoint.load_weights(workdir, at, states.weights_of(states.Model.of(other.system)), self.mesh)
+        mine = tree.flatten(self.model.params)
+        loaded = states.cast_like(states.variables(weights, self.config.weights), mine | tree.flatten(self.model.buffers))
+        missing = mine.keys() - loaded.keys()
+        if missing:
+            raise InputError(f"init_from {path}: it has no {', '.join(sorted(missing)[:4])} ({len(missing)} parameters missing)")
+        params, frozen = tree.partition(tree.unflatten({name: loaded[name] for name in mine}), self.config.system.frozen)
+        frozen = jax.tree.map(lambda x: x.astype(self.config.frozen_dtype), frozen)
+        buffers = tree.unflatten({name: x for name, x in loaded.items() if name not in mine})
+        average = self.config.optimizer.average().init(params)
+        return {"params": params, "frozen": frozen, "buffers": buffers, "average": average}
+
+    def _fit(self, state: states.State, checkpoints: checkpoint.Checkpoints, workdir: Path) -> None:
+        first_batch = next(self.batches)
+        forward = flops.forward(self.forward, state, sharding.put_batch(first_batch, self.mesh))
+        log = logs.Log(
+            workdir,
+            total_steps=self.intervals.total,
+            first_step=int(state["step"]),
+            batch_size=self.config.batch_size,
+            flops_per_example=3 * forward / self.config.batch_size,
+            peak_flops=flops.peak(jax.devices()[0].device_kind),
+            wandb=self.config.wandb,
+            config=configs.to_json(self.config),
+        )
+
+        def evaluate(number: int, state: states.State) -> None:
+            due = [name for name, every in self.evaluate_every.items() if self.intervals.due(number, every)]
+            metrics = self.suite.run(number, state, workdir, rows=logs.read(workdir), names=due)
+            log.write(number, metrics)
+            log.say(f"step {number}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+
+        try:
+            loop.fit(
+                state,
+                itertools.chain([first_batch], self.batches),
+                step=self._jitted(),
+                put=functools.partial(sharding.put_batch, mesh=self.mesh),
+                rate=self.rate,
+                intervals=self.intervals,
+                log=log,
+                evaluate=evaluate,
+                save=lambda number, state: checkpoints.save(
+                    number, state, {"position": self.batches.get_state(), "order": self.order}
+                ),
+                max_skipped=self.config.max_skipped,
+            )
+            checkpoints.wait()
+        finally:
+            log.close()
+
+
+def _intervals(config: Config, batch_size: int, examples: int) -> tuple[loop.Intervals, dict[str, int]]:
+    """All durations in steps, and those of the single evaluators."""
+    known = {"batch_size": batch_size, "examples": examples}
+    total = duration.steps(config.steps, "steps", **known)
+    if total < 1:
+        raise InputError(f"steps {config.steps!r}: less than one step")
+
+    def every(field: str, value: int | str) -> int:
+        """A share of a short run that rounds to no step means every step, not never."""
+        result = duration.steps(value, field, **known, total=total)
+        return result if str(value) == "0" else max(result, 1)
+
+    default = every("eval_every", config.eval_every)
+    evaluators = {
+        name: every(f"evaluators.{name}.every", evaluator.every) if evaluator.every else default
+        for name, evaluator in config.evaluators.items()
+    }
+    return (
+        loop.Intervals(
+            total=total,
+            log=max(every("log_every", config.log_every), 1),
+            evaluate=math.gcd(*evaluators.values()),
+            save=every("save_every", config.save_every),
+        ),
+        evaluators,
+    )
+
+
+def _prepared(data: Any) -> Any:
+    """The streams after what must be made before they can be read, such as a vocabulary."""
+    return {name: stream.prepared() for name, stream in data.items()} if isinstance(data, Mapping) else data.prepared()
+
+
+def _prepare(workdir: Path, config: Config) -> None:
+    """Makes the folder and keeps the configuration in it; does not go on with another model in the same place."""
+    kept = workdir / "config.json"
+    if kept.is_file():
+        before, now = configs.to_json(configs.load(kept))["system"], configs.to_json(config)["system"]
+        changed = sorted(name for name in now if now[name] != before.get(name))
+        if changed:
+            raise InputError(
+                f"workdir {workdir}: it holds a run of another model (system.{', system.'.join(changed)} changed); "
+                "choose another --workdir or remove this one"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError(f"no permission to write in {workdir}")
+        if jax.process_index() == 0:
+            configs.save(kept, config)
+            for stream in config.streams.values():
+                stream.keep(str(workdir))
+    except OSError as error:
+        raise InputError(f"workdir {workdir}: {error.strerror or error}; choose another --workdir") from None
