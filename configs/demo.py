@@ -1,4 +1,4 @@
-"""CLIP on the embedded shapes world: four minutes on two CPU cores.
+"""CLIP on the embedded shapes world: under four minutes on two CPU cores.
 
     python -m vlm_jax.train configs/demo.py
 
@@ -16,13 +16,14 @@ from vlm_jax.systems import clip
 from vlm_jax.training import optimizer
 
 BLIND = "A model that reads only the colour reaches 12.5 %."
+OBJECTS = "A model that knows which objects there are, but not how they stand, reaches R@1 of 25 %."
 
 
 def config() -> Config:
     return Config(
         steps=900,
         batch_size=64,
-        eval_every="50%",
+        eval_every="25%",
         save_every="50%",
         system=clip.Clip(
             initial_scale=10.0,
@@ -45,6 +46,6 @@ def config() -> Config:
         evaluators={
             "held_out": zero_shot.ZeroShot(data="shapes:held_out", classes="shapes:classes.json", note=BLIND),
             "trained_pairs": zero_shot.ZeroShot(data="shapes:trained_pairs", classes="shapes:classes.json", note=BLIND),
-            "relations": retrieval.Retrieval(data="shapes:relations"),
+            "relations": retrieval.Retrieval(data="shapes:relations", note=OBJECTS),
         },
     )

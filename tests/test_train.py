@@ -188,6 +188,8 @@ def test_unknown_tasks_and_recipes_are_refused(finished, tmp_path):
         evaluate.main(["--checkpoint", str(finished), "--tasks", "nothing"])
     with pytest.raises(InputError, match=r"no such Python file"):
         train.main([str(tmp_path / "none.py")])
+    with pytest.raises(InputError, match="no recipe is named"):
+        train.main([])
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(InputError, match="defines no function config"):
         train.main([str(tmp_path / "empty.py")])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vlm_jax import config as configs
 from vlm_jax import run
-from vlm_jax.errors import DONE
+from vlm_jax.errors import DONE, InputError
 
 USAGE = """usage: python -m vlm_jax.train RECIPE [--field value ...] [--dry-run] [--help]
 
@@ -17,7 +17,9 @@ exit codes: 0 done, 1 fault in code, 2 bad input or configuration, 3 preempted, 
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the command line, builds and runs."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        raise InputError("no recipe is named; python -m vlm_jax.train --help says how")
+    if arguments[0] in ("-h", "--help"):
         print(USAGE)
         return DONE
     recipe, *overrides = arguments
