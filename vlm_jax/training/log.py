@@ -50,7 +50,7 @@ class Log:
             unit="step",
             disable=not self._writes or None,
             dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} {bar:12} {postfix} eta {remaining}",
+            bar_format="{n_fmt}/{total_fmt} {bar:12} eta {remaining}{postfix}",
         )
         if self._writes:
             _drop_after(workdir / "metrics.jsonl", first_step)

@@ -79,9 +79,10 @@ def fit(
     for number in range(first + 1, intervals.total + 1):
         began = time.perf_counter()
         batch = put(next(batches))
-        log.wait(time.perf_counter() - began)
+        waited = time.perf_counter() - began
         state, metrics = step(state, batch)
         read(began)
+        log.wait(waited)
         pending = number, metrics
         evaluating, saving = intervals.due(number, intervals.evaluate), intervals.due(number, intervals.save)
         if evaluating or saving:
