@@ -125,7 +125,7 @@ def test_an_index_is_made_once_and_again_after_a_change(tmp_path, write_tar, mem
 def test_a_damaged_or_unwritable_cache_is_no_obstacle(tmp_path, write_tar, members, cache, monkeypatch, caplog):
     path = write_tar(tmp_path / "a.tar", members)
     tar_index.load(path)
-    (index,) = cache.rglob("*.npy")
+    (index,) = cache.rglob("*.index")
     index.write_bytes(index.read_bytes()[:100])
     assert len(tar_index.load(path)) == 20
     monkeypatch.setenv("VLM_JAX_CACHE", path)

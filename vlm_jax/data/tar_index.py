@@ -18,7 +18,9 @@ from vlm_jax import errors
 
 _MEMBERS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "txt", "json": "json", "cls": "cls"}
 _SPANS = [(f"{kind}_{part}", np.int64) for kind in ("image", "txt", "json", "cls") for part in ("start", "size")]
-_VERSION = 1
+_VERSION = 2
+_HEADER = 16
+"""Bytes before the entries of a kept index: the width of the keys and the number of entries."""
 _BLOCK = 512
 
 
@@ -37,7 +39,7 @@ def load(path: str) -> np.ndarray:
     """
     stat = os.stat(path)
     name = f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns} {_VERSION}"
-    cached = cache_folder() / "tar_index" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy"
+    cached = cache_folder() / "tar_index" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.index"
     table = _read(cached)
     if table is None:
         _write(cached, build(path))
@@ -84,7 +86,7 @@ def build(path: str) -> np.ndarray:
             path, len(examples) - len(complete), len(examples), lone,
         )  # fmt: skip
     keys = [stem.encode("utf-8", errors="surrogateescape") for stem in complete]
-    table = np.zeros(len(complete), [("key", f"S{max(map(len, keys))}"), *_SPANS])
+    table = np.zeros(len(complete), _dtype(max(map(len, keys))))
     table["key"] = keys
     for kind in ("image", "txt", "json", "cls"):
         spans = np.array([spans.get(kind, (0, 0)) for spans in complete.values()], np.int64)
@@ -118,12 +120,23 @@ def _why_unreadable(path: str) -> str:
     return "truncated or not a tar; copy it again" if start else "an empty file; copy it again"
 
 
+def _dtype(width: int) -> np.dtype:
+    """Of a table whose longest key has `width` bytes."""
+    return np.dtype([("key", f"S{width}"), *_SPANS])
+
+
 def _read(cached: pathlib.Path) -> np.ndarray | None:
+    """The table of a kept index, or None where there is none or it is not whole.
+
+    A plain file rather than .npy: CPython 3.11 may fail when two threads parse the header of one at the same time.
+    """
     try:
-        table = np.load(cached, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        width, count = np.fromfile(cached, np.int64, 2).tolist()
+        if count < 1 or width < 1 or cached.stat().st_size != _HEADER + count * _dtype(width).itemsize:
+            return None
+        return np.memmap(cached, _dtype(width), "r", _HEADER, (count,))
+    except (OSError, ValueError):
         return None
-    return table if table.dtype.names and table.dtype.names[1:] == tuple(n for n, _ in _SPANS) and len(table) else None
 
 
 def _write(cached: pathlib.Path, table: np.ndarray) -> None:
@@ -131,7 +144,8 @@ def _write(cached: pathlib.Path, table: np.ndarray) -> None:
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "wb") as file:
-            np.save(file, table, allow_pickle=False)
+            file.write(np.array([table.dtype["key"].itemsize, len(table)], np.int64).tobytes())
+            file.write(table.tobytes())
         os.replace(unfinished, cached)
     except OSError as error:
         logging.getLogger(__name__).warning("%s: the index of a shard cannot be kept (%s)", cached.parent, error)
