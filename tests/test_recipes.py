@@ -34,13 +34,14 @@ def test_the_demo_names_pairs_that_it_never_saw(tmp_path):
 
 
 @pytest.mark.slow
-def test_real_pictures_are_retrieved_at_ten_times_chance(tmp_path, shared_data):
+@pytest.mark.parametrize(("recipe", "steps"), [("clip_webdataset", 80), ("siglip", 150)])
+def test_real_pictures_are_retrieved_at_ten_times_chance(recipe, steps, tmp_path, shared_data):
     emoji = shared_data / "noto_emoji"
     records = _train(
         tmp_path / "emoji",
-        "clip_webdataset",
+        recipe,
         *("--data.train", f"{emoji}/emoji-train-{{00000..00001}}.tar", "--data.val", f"{emoji}/emoji-val-00000.tar"),
-        *("--steps", "80", "--eval-every", "0"),
+        *("--steps", str(steps), "--eval-every", "0"),
     )
     metrics, chance = records["retrieval"]["metrics"], records["retrieval"]["chance"]
     for name in ("image_retrieval_recall@1", "text_retrieval_recall@1"):
