@@ -1,34 +1,62 @@
-"""Contrastive losses over all pairs of a global batch, as a formula for one device and exact over a mesh."""
+"""Contrastive losses over all pairs of a global batch: exact in value and every gradient, in memory that fits.
 
-from collections.abc import Callable
+Each loss is defined by its formula. Over a mesh, or for many pairs, the same number is computed by one of the forms of
+`losses.panels`; docs/contrastive.md says where each is best, and `choose` is the rule.
+"""
+
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from vlm_jax.errors import InputError
+from vlm_jax.losses import panels
 from vlm_jax.ops import sharding
 
-P = jax.P
-Form = Literal["auto", "formula", "gathered"]
-"""How the pairs are computed. formula: all on every device that the compiler chooses; gathered: each device holds its
-rows against the gathered columns; auto: gathered where the batch is split over devices, else the formula."""
+Form = Literal["auto", "formula", "gathered", "ring", "hybrid"]
+"""How the pairs are computed, with the same value and gradients. formula: all logits at once, split as the compiler likes;
+gathered: each device holds its images against the gathered texts, a block of logits at a time; ring: the texts are passed from
+device to device; hybrid: gathered along the mesh axis fsdp, passed along data; auto: `choose` decides."""
+
+FORMULA_LOGITS = 1 << 22
+"""On one device the formula is the fastest form; up to so many logits (16 MiB of float32) its memory is small, too."""
+GATHERED_BYTES = 1 << 30
+"""Most that gathered columns and their float32 gradients may take on a device."""
+RING_ROWS = 4096
+"""From so many rows a device, arithmetic takes longer than passing the columns on (b > peak flops / link bytes a second, v5e)."""
 
 
 def softmax(
-    image: Float[Array, "b d"], text: Float[Array, "b d"], scale: Float[Array, ""], *, form: Form = "auto"
+    image: Float[Array, "b d"],
+    text: Float[Array, "b d"],
+    scale: Float[Array, ""],
+    *,
+    valid: Bool[Array, " b"] | None = None,
+    ids: Int[Array, " b"] | None = None,
+    form: Form = "auto",
 ) -> Float[Array, ""]:
     """Symmetric InfoNCE (Radford et al. 2021, figure 3): the mean of both cross-entropies over the global batch.
 
     Args:
       image: L2-normalised embeddings, row i belongs to row i of `text`.
-      text: L2-normalised embeddings.
+      text: L2-normalised embeddings of the same dtype.
       scale: the factor on the cosines, exp of the learned parameter (not its logarithm).
-      form: see `Form`. Every form has the same value and gradients.
+      valid: rows that count, as pairs and as negatives; all by default. Without any the loss is zero.
+      ids: rows with the same id are not negatives of one another; each is still its own pair.
+      form: see `Form`.
 
-    Logits and the loss are float32, or float64 for float64 embeddings.
+    Logits and the loss are float32, or float64 for float64 embeddings; gradients have the dtype of the embeddings.
+
+    Raises:
+      InputError: the mesh does not allow the form.
     """
-    return _dispatch(_softmax_formula, _softmax_gathered, form)(image, text, scale)
+    layout, marks = _layout(image, form), _marks(valid, ids)
+    if layout is None:
+        return _softmax_formula(image, text, scale, marks)
+    return panels.softmax(layout, image, text, scale, marks)
 
 
 def sigmoid(
@@ -37,28 +65,61 @@ def sigmoid(
     scale: Float[Array, ""],
     bias: Float[Array, ""],
     *,
+    valid: Bool[Array, " b"] | None = None,
+    ids: Int[Array, " b"] | None = None,
     form: Form = "auto",
 ) -> Float[Array, ""]:
     """Sigmoid loss (Zhai et al. 2023, equation 1): one logistic loss per pair, summed over all pairs, over the batch size.
 
-    Arguments as in `softmax`; `bias` is added to every logit. The sum is divided by b, not by b squared.
+    Arguments and errors as in `softmax`; `bias` is added to every logit. The sum is divided by the number of valid rows, not by its square.
     """
-    return _dispatch(_sigmoid_formula, _sigmoid_gathered, form)(image, text, scale, bias)
+    layout, marks = _layout(image, form), _marks(valid, ids)
+    if layout is None:
+        return _sigmoid_formula(image, text, scale, bias, marks)
+    return panels.sigmoid(layout, image, text, scale, bias, marks)
 
 
-def _dispatch(formula: Callable, gathered: Callable, form: Form) -> Callable:
-    axes = sharding.batch_axes()
-    if form == "formula" or not axes:
-        return formula
-    mesh = jax.sharding.get_abstract_mesh()
-    if form == "auto" and all(mesh.shape[name] == 1 for name in axes):
-        return formula
+def choose(pairs: int, width: int, sizes: Sequence[int], itemsize: int = 4) -> Literal["formula", "gathered", "ring", "hybrid"]:
+    """The form that `auto` stands for.
 
-    def sharded(image, text, *scalars):
-        specs = (P(axes), P(axes), *(P() for _ in scalars))
-        return jax.shard_map(lambda *local: gathered(axes, *local), in_specs=specs, out_specs=P())(image, text, *scalars)
+    Gathering is fastest while what it gathers fits. Beyond, the ring costs no time where a device has rows enough to compute with
+    while the next columns arrive; where it has not, two batch axes make the ring shorter.
 
-    return sharded
+    Args:
+      pairs: rows of the global batch.
+      width: of the embeddings.
+      sizes: of the batch axes of the mesh, (data, fsdp).
+      itemsize: bytes of a number of the embeddings.
+    """
+    devices = math.prod(sizes)
+    if devices == 1:
+        return "formula" if pairs**2 <= FORMULA_LOGITS else "gathered"
+    if pairs * width * (itemsize + 4) <= GATHERED_BYTES:
+        return "gathered"
+    return "hybrid" if min(sizes) > 1 and pairs // devices < RING_ROWS else "ring"
+
+
+def _layout(image, form: Form) -> panels.Layout | None:
+    """How columns travel; None: the formula."""
+    mesh, axes = jax.sharding.get_abstract_mesh(), sharding.batch_axes()
+    sizes = [mesh.shape[name] for name in axes]
+    if form == "auto":
+        form = choose(*image.shape, sizes, image.dtype.itemsize)
+    if form == "formula":
+        return None
+    axes = tuple(name for name in axes if mesh.shape[name] > 1)
+    if form == "hybrid" and len(axes) < 2:
+        raise InputError(
+            f"loss form 'hybrid' passes along the mesh axis data and gathers along fsdp, but the mesh is {dict(mesh.shape)}: "
+            "make both larger than 1, or choose 'ring' or 'gathered'"
+        )
+    if form == "gathered":
+        return panels.Layout(gather=axes)
+    return panels.Layout(ring=axes) if form == "ring" else panels.Layout(ring=axes[:1], gather=axes[1:])
+
+
+def _marks(valid, ids) -> panels.Marks:
+    return {name: x for name, x in (("valid", valid), ("ids", ids)) if x is not None}
 
 
 def _dot(a, b):
@@ -66,42 +127,20 @@ def _dot(a, b):
     return jnp.einsum("id,jd->ij", a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
 
 
-def _matched(a, b):
-    """The inner products of matching rows."""
-    return jnp.einsum("id,id->i", a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
-
-
-def _softmax_formula(image, text, scale):
+def _softmax_formula(image, text, scale, marks):
+    own = jnp.eye(len(image), dtype=bool)
     logits = scale * _dot(image, text)
+    allowed = panels.counted(own, marks, marks)
+    if allowed is not None:
+        # An invalid row keeps its own cell, so that no sum is empty, and has no weight.
+        logits = jnp.where(allowed | own, logits, -jnp.inf)
     rows, columns = jax.nn.logsumexp(logits, axis=1), jax.nn.logsumexp(logits, axis=0)
-    return jnp.mean((rows + columns) / 2 - jnp.diagonal(logits))
+    terms = (rows + columns) / 2 - jnp.diagonal(logits)
+    return jnp.sum(terms, where=marks.get("valid")) / panels.number(marks, image)
 
 
-def _softmax_gathered(axes, image, text, scale):
-    """One panel of logits, local images against all texts, serves both directions.
-
-    Sums down the columns need the other devices' rows: they add up their exponentials around a shared maximum.
-    """
-    logits = scale * _dot(image, jax.lax.all_gather(text, axes, tiled=True))
-    rows = jax.nn.logsumexp(logits, axis=1)
-    top = jax.lax.pmax(jax.lax.stop_gradient(logits.max(axis=0)), axes)
-    columns = top + jnp.log(jax.lax.psum(jnp.exp(logits - top).sum(axis=0), axes))
-    # Taken from the panel, not computed again, so that a confident pair's gradients cancel to the last bit.
-    first = jax.lax.axis_index(axes) * len(rows)
-    matching = jnp.take_along_axis(logits, first + jnp.arange(len(rows))[:, None], axis=1)[:, 0]
-    return jax.lax.pmean(jnp.mean(rows / 2 - matching), axes) + jnp.mean(columns) / 2
-
-
-def _sigmoid_pairs(image, text, columns, scale, bias):
-    """Sum over all cells. softplus(-x) = softplus(x) - x: every cell counts as a negative, then positives lose their logit."""
-    logits = scale * _dot(image, columns) + bias
-    return jnp.sum(jax.nn.softplus(logits)) - jnp.sum(scale * _matched(image, text) + bias)
-
-
-def _sigmoid_formula(image, text, scale, bias):
-    return _sigmoid_pairs(image, text, text, scale, bias) / image.shape[0]
-
-
-def _sigmoid_gathered(axes, image, text, scale, bias):
-    columns = jax.lax.all_gather(text, axes, tiled=True)
-    return jax.lax.psum(_sigmoid_pairs(image, text, columns, scale, bias), axes) / columns.shape[0]
+def _sigmoid_formula(image, text, scale, bias, marks):
+    own = jnp.eye(len(image), dtype=bool)
+    logits = scale * _dot(image, text) + bias
+    terms = jax.nn.softplus(jnp.where(own, -logits, logits))
+    return jnp.sum(terms, where=panels.counted(own, marks, marks)) / panels.number(marks, image)
