@@ -102,9 +102,9 @@ def choose(pairs: int, width: int, sizes: Sequence[int], itemsize: int = 4) -> L
 def _layout(image, form: Form) -> panels.Layout | None:
     """How columns travel; None: the formula."""
     mesh, axes = jax.sharding.get_abstract_mesh(), sharding.batch_axes()
-    sizes = [mesh.shape[name] for name in axes]
     if form == "auto":
-        form = choose(*image.shape, sizes, image.dtype.itemsize)
+        pairs, width = image.shape
+        form = choose(pairs, width, [mesh.shape[name] for name in axes], image.dtype.itemsize)
     if form == "formula":
         return None
     axes = tuple(name for name in axes if mesh.shape[name] > 1)

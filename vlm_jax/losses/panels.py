@@ -91,15 +91,14 @@ def _softmax_value(layout, image, text, scale, marks):
     b, wide = image.shape[0], _wide(image)
 
     def block(carry, columns, sums, own):
-        top, total, matching = carry
+        *rows, matching = carry
         logits = scale * _dot(image, columns["text"])
         allowed = counted(own, marks, columns)
         if allowed is not None:
             # A row's own cell stays, so that no sum is empty; the row's weight says whether it counts.
             logits = jnp.where(allowed | own, logits, -jnp.inf)
         matching = matching + jnp.sum(logits, axis=1, where=own)
-        top, total = _add_exponentials(top, total, logits, axis=1)
-        return (top, total, matching), _add_exponentials(*sums, logits, axis=0)
+        return (*_add_exponentials(rows, logits, axis=1), matching), _add_exponentials(sums, logits, axis=0)
 
     def empty(n):
         return jnp.full(n, LOWEST, wide), jnp.zeros(n, wide)
@@ -229,59 +228,56 @@ def _visit(
     Returns: the last carry, and the sums for the columns that are gathered here: of this device's rows only along `gather`, of
       all rows along `ring`.
     """
-    b = next(iter(columns.values())).shape[0]
-    ring = jax.lax.axis_size(layout.ring) if layout.ring else 1
-    columns = jax.tree.map(lambda x: jax.lax.all_gather(x, layout.gather, tiled=True), columns) if layout.gather else columns
-    n = next(iter(columns.values())).shape[0]
-    first_row = (jax.lax.axis_index(layout.axes) if layout.axes else 0) * b
-    size = min(n, max(layout.cells // b, 1))
+    b = _rows(columns)
+    if layout.gather:
+        columns = jax.tree.map(lambda x: jax.lax.all_gather(x, layout.gather, tiled=True), columns)
+    n = _rows(columns)
+    rows = (jax.lax.axis_index(layout.axes) if layout.axes else 0) * b + jnp.arange(b)
+    panel = functools.partial(_panel, block, size=min(n, max(layout.cells // b, 1)))
 
-    def chunk(carry, columns, sums, first):
-        if first is None:
-            return block(carry, columns, sums, False)
-        c = next(iter(columns.values())).shape[0]
-        return block(carry, columns, sums, (first_row + jnp.arange(b))[:, None] == (first + jnp.arange(c))[None])
+    def pairs_from(first):
+        return lambda start, c: rows[:, None] == (first + start + jnp.arange(c))[None]
 
-    def panel(carry, columns, sums, first):
-        """Chunks of equal size in a loop, then the rest."""
-        whole = n // size * size
-
-        def one(carry, inputs):
-            start, columns, sums = inputs
-            return chunk(carry, columns, sums, shifted(start))
-
-        def shifted(start):
-            return None if first is None else first + start
-
-        def cut(x):
-            return x[:whole].reshape(whole // size, size, *x.shape[1:])
-
-        if whole == size:
-            carry, done = chunk(carry, *jax.tree.map(lambda x: x[:whole], (columns, sums)), first)
-        else:
-            carry, done = jax.lax.scan(one, carry, (jnp.arange(0, whole, size), *jax.tree.map(cut, (columns, sums))))
-            done = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), done)
-        if whole == n:
-            return carry, done
-        carry, rest = chunk(carry, *jax.tree.map(lambda x: x[whole:], (columns, sums)), shifted(whole))
-        return carry, jax.tree.map(lambda x, y: jnp.concatenate([x, y]), done, rest)
-
-    if ring == 1:
-        return panel(carry, columns, empty(n), 0)
+    if not layout.ring:
+        return panel(carry, columns, empty(n), pairs_from(0))
+    ring = jax.lax.axis_size(layout.ring)
     onwards = functools.partial(jax.lax.ppermute, axis_name=layout.ring, perm=[(i, (i + 1) % ring) for i in range(ring)])
 
     def step(state, _):
         """Sums arrive for the columns that came during the last step, and more columns come during this one."""
         carry, columns, sums = state
         coming, sums = jax.tree.map(onwards, (columns, sums))
-        carry, sums = panel(carry, columns, sums, None)
+        carry, sums = panel(carry, columns, sums, lambda start, c: False)
         return (carry, coming, sums), None
 
     # Only the first panel holds this device's pairs; the loop is spared looking for them.
     coming = jax.tree.map(onwards, columns)
-    carry, sums = panel(carry, columns, empty(n), jax.lax.axis_index(layout.ring) * n)
+    carry, sums = panel(carry, columns, empty(n), pairs_from(jax.lax.axis_index(layout.ring) * n))
     (carry, _, sums), _ = jax.lax.scan(step, (carry, coming, sums), length=ring - 1)
     return carry, jax.tree.map(onwards, sums)
+
+
+def _panel(block: Callable, carry: Any, columns: dict[str, Array], sums: Any, pairs: Callable, *, size: int) -> tuple[Any, Any]:
+    """All columns of a panel: chunks of equal size in a loop, then the rest. `pairs`: (first column, columns) to cells."""
+    n = _rows(columns)
+    whole = n // size * size
+
+    def one(carry, inputs):
+        start, columns, sums = inputs
+        return block(carry, columns, sums, pairs(start, size))
+
+    def cut(x):
+        return x[:whole].reshape(whole // size, size, *x.shape[1:])
+
+    if n == size:
+        return block(carry, columns, sums, pairs(0, n))
+    carry, done = jax.lax.scan(one, carry, (jnp.arange(0, whole, size), *jax.tree.map(cut, (columns, sums))))
+    done = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), done)
+    if whole == n:
+        return carry, done
+    rest, sums_of_rest = jax.tree.map(lambda x: x[whole:], (columns, sums))
+    carry, last = block(carry, rest, sums_of_rest, pairs(whole, n - whole))
+    return carry, jax.tree.map(lambda x, y: jnp.concatenate([x, y]), done, last)
 
 
 def _on_devices(layout: Layout, fn: Callable, inputs: str, outputs: str) -> Callable:
@@ -290,9 +286,9 @@ def _on_devices(layout: Layout, fn: Callable, inputs: str, outputs: str) -> Call
         return fn
     specs = {"r": P(layout.axes), "s": P()}
     ins = tuple(specs[letter] for letter in inputs.replace(" ", ""))
-    outs = tuple(specs[letter] for letter in outputs)
+    outs = specs[outputs] if len(outputs) == 1 else tuple(specs[letter] for letter in outputs)
     # The loops' carries start equal on all devices and end different, which the check of varying axes refuses.
-    return jax.shard_map(fn, in_specs=ins, out_specs=outs if len(outs) > 1 else outs[0], check_vma=False)
+    return jax.shard_map(fn, in_specs=ins, out_specs=outs, check_vma=False)
 
 
 def _over_devices(layout: Layout, x: Array) -> Array:
@@ -304,10 +300,15 @@ def _home(layout: Layout, sums: Float[Array, "n ..."]) -> Float[Array, "b ..."]:
     return jax.lax.psum_scatter(sums, layout.gather, tiled=True) if layout.gather else sums
 
 
-def _add_exponentials(top, total, logits, axis):
+def _add_exponentials(running, logits, axis):
     """A running maximum and the sum of exponentials below it, after another block."""
+    top, total = running
     highest = jnp.maximum(top, logits.max(axis))
     return highest, total * jnp.exp(top - highest) + jnp.exp(logits - jnp.expand_dims(highest, axis)).sum(axis)
+
+
+def _rows(columns: dict[str, Array]) -> int:
+    return next(iter(columns.values())).shape[0]
 
 
 def _wide(x) -> Any:
