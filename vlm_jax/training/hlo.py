@@ -1,0 +1,147 @@
+"""What a compiled program does, read from XLA's own text: collectives and the compiler's cycles, loops counted as often as they run."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
+_BYTES = {"pred": 1, "bf16": 2}
+_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) .*\{\s*$")
+_OPERATION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Collectives of one kind."""
+
+    count: int = 0
+    """How often they run in one call of the program."""
+    bytes: float = 0
+    """Of their results on one device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What one call of a program does on one device."""
+
+    collectives: dict[str, Traffic]
+    """By kind, such as `all-gather`."""
+    cycles: int
+    """Estimated by the compiler (TPU only), without collectives and custom calls: good to rank programs of one compiler with."""
+    loops: tuple[int, ...]
+    """Trips of every loop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Operation:
+    name: str
+    kind: str
+    type: str
+    rest: str
+
+    def called(self) -> list[str]:
+        """Names of the computations that run once when this one runs."""
+        names = re.findall(r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)", self.rest)
+        for group in re.findall(r"branch_computations=\{([^}]*)\}", self.rest):
+            names += [name.strip().lstrip("%") for name in group.split(",")]
+        return names
+
+
+def read(text: str) -> Program:
+    """Reads `compiled.as_text()`.
+
+    Raises:
+      ValueError: the text has no entry computation, or a loop whose number of trips is not written in it.
+    """
+    computations, entry = _parse(text)
+    if entry is None:
+        raise ValueError("the text holds no ENTRY computation: pass the text of a compiled program")
+    traffic, cycles, loops, seen = {}, 0, [], set()
+    for operation, times, fused in _walk(computations, entry, 1, loops):
+        found = re.search(r'"estimated_cycles":"(\d+)"', operation.rest)
+        cycles += times * int(found[1]) if found else 0
+        kind = operation.kind.removesuffix("-start")
+        if kind not in COLLECTIVES:
+            continue
+        if fused:
+            # The fusions that start, cover and end an asynchronous collective each write it down.
+            identity = (kind, *re.findall(r'channel_id=\d+|op_name="[^"]*"', operation.rest))
+            if identity in seen:
+                continue
+            seen.add(identity)
+        before = traffic.get(kind, Traffic())
+        traffic[kind] = Traffic(before.count + times, before.bytes + times * _result_bytes(operation))
+    return Program(traffic, cycles, tuple(loops))
+
+
+def _parse(text: str) -> tuple[dict[str, list[_Operation]], str | None]:
+    """Operations by computation, and the name of the entry."""
+    computations, entry, current = {}, None, None
+    for line in text.splitlines():
+        operation = _OPERATION.match(line)
+        if operation and current is not None:
+            kind_of, rest = _split_type(operation["rest"])
+            kind = re.match(r"[\w\-]+", rest)
+            current.append(_Operation(operation["name"], kind[0] if kind else "", kind_of, rest))
+        elif not line[:1].isspace() and not line.startswith("HloModule") and (header := _COMPUTATION.match(line)):
+            current = computations[header["name"]] = []
+            entry = header["name"] if header["entry"] else entry
+    return computations, entry
+
+
+def _split_type(text: str) -> tuple[str, str]:
+    """The type of a result, perhaps a tuple, and what follows."""
+    depth = 0
+    for i, letter in enumerate(text):
+        depth += (letter in "({") - (letter in ")}")
+        if letter == " " and depth == 0:
+            return text[:i], text[i + 1 :]
+    return text, ""
+
+
+def _walk(computations, name: str, times: int, loops: list[int], fused: bool = False) -> Iterator[tuple[_Operation, int, bool]]:
+    """Every operation, how often it runs, and whether within a fusion; loops are noted on the way."""
+    for operation in computations.get(name, ()):
+        yield operation, times, fused
+        if operation.kind == "while":
+            trips = _trips(computations, operation)
+            loops.append(trips)
+            body = re.search(r"body=%?([\w.\-]+)", operation.rest)
+            yield from _walk(computations, body[1] if body else "", times * trips, loops)
+        elif operation.kind in ("fusion", "call", "conditional", "async-start"):
+            for called in operation.called():
+                yield from _walk(computations, called, times, loops, fused or operation.kind == "fusion")
+
+
+def _trips(computations, loop: _Operation) -> int:
+    """Trips of a loop: as the compiler notes them, else the limit that its condition compares with."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
+    if known:
+        return int(known[1])
+    names, limits = re.findall(r"condition=%?([\w.\-]+)", loop.rest), []
+    for name in names:
+        for operation in computations.get(name, ()):
+            names += [called for called in operation.called() if called not in names]
+            constant = re.match(r"constant\((\d+)\)", operation.rest)
+            if constant and re.match(r"[su]32\[\]", operation.type):
+                limits.append(int(constant[1]))
+    if not limits:
+        raise ValueError(f"loop {loop.name}: its number of trips is not written in the program")
+    return max(limits)
+
+
+def _result_bytes(operation: _Operation) -> float:
+    """Bytes of a collective's result. The start of an asynchronous one names operands and results: the largest counts."""
+    sizes = [
+        math.prod(int(size) for size in dims.split(",") if size) * _width(dtype)
+        for dtype, dims in re.findall(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]", operation.type)
+    ]
+    pairs = operation.kind.endswith("-start") and operation.kind != "all-reduce-start"
+    return max(sizes, default=0) if pairs else sum(sizes)
+
+
+def _width(dtype: str) -> float:
+    """Bytes of a number by its name in HLO, such as f32."""
+    bits = re.match(r"[a-z]+?(\d+)", dtype)
+    return _BYTES.get(dtype) or (int(bits[1]) / 8 if bits else 0)
