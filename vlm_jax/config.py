@@ -41,7 +41,7 @@ class Config:
     keep: int = 2
     """Checkpoints that stay on disk."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What all towers compute in. Parameters, moments, norms, softmax and losses are float32 in any case."""
+    """What all towers compute in. Parameters, norms, softmax and losses are float32 in any case."""
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     """What parameters that system.frozen finds are kept in."""
     microbatches: int = 1
@@ -62,7 +62,7 @@ class Config:
     """Processes that read and decode ahead; 0: threads of this process do. The order of the data does not depend on it."""
     threads: int = 2
     """Threads that read and decode, in this process or in each worker."""
-    optimizer: optimizers.AdamW = optimizers.AdamW()
+    optimizer: optimizers.Optimizer = optimizers.AdamW()
     """Update rule, schedule, decay and averaging."""
     mesh: sharding.Mesh = sharding.Mesh()
     """How the devices are arranged."""

@@ -130,7 +130,7 @@ class Run:
         workdir = Path(self.config.workdir)
         _prepare(workdir, self.config)
         say = print if jax.process_index() == 0 else lambda *_, **__: None
-        say(states.table(self.model, self.mesh))
+        say(states.table(self.model, self.mesh, self.config.optimizer))
         say(self.summary)
         checkpoints = checkpoint.Checkpoints(workdir, self.config.keep)
         with jax.set_mesh(self.mesh):
@@ -152,7 +152,7 @@ class Run:
 
     def try_out(self) -> None:
         """One compiled step, and what it takes; writes nothing."""
-        print(states.table(self.model, self.mesh))
+        print(states.table(self.model, self.mesh, self.config.optimizer))
         print(self.summary)
         with jax.set_mesh(self.mesh):
             state = jax.jit(self.init, out_shardings=self.shardings)()

@@ -1,3 +1,6 @@
+import ast
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +8,10 @@ import pytest
 from flax import nnx
 
 from vlm_jax.layers import block, initializers, stack
+from vlm_jax.models import convnet, text, vit
+from vlm_jax.training import tree
+
+PACKAGE = Path(stack.__file__).resolve().parents[1]
 
 DEPTH, WIDTH = 3, 8
 X = jax.random.normal(jax.random.key(1), (2, 5, WIDTH))
@@ -76,3 +83,40 @@ def test_each_policy_keeps_less_than_the_one_before(blocks):
     kept = [saved_bytes(blocks, remat) for remat in ("none", "dots", "names", "full")]
     assert kept == sorted(kept, reverse=True)
     assert len(set(kept)) == 4
+
+
+def test_what_is_stacked_is_called_blocks_and_nothing_else_is():
+    wrong = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                named = any(isinstance(t, ast.Attribute) and t.attr == "blocks" for t in targets)
+                built = isinstance(node.value, ast.Call) and ast.unparse(node.value.func).endswith("stack.build")
+                if named != built:
+                    wrong.append(f"{file.name}: {ast.unparse(node)}")
+    assert not wrong
+
+
+TOWER = {"width": 8, "mlp_dim": 16, "num_heads": 2, "pool": "map", "projection_dim": 8}
+TOWERS = {
+    "vit": lambda depth: vit.Config(
+        image_size=16, patch_size=4, depth=depth, stem="conv", stem_depth=depth, layer_scale=0.1, registers=1, **TOWER
+    ),
+    "text": lambda depth: text.Config(vocab_size=16, length=4, depth=depth, **TOWER),
+    "convnet": lambda depth: convnet.Config(image_size=16, channels=(4, 8), depth=(depth, depth), projection_dim=8),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TOWERS))
+def test_paths_tell_which_parameters_lead_with_the_depth(name):
+    def shapes(depth):
+        return tree.flatten(nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: TOWERS[name](depth).build(rngs=nnx.Rngs(0))))))
+
+    three, five = shapes(3), shapes(5)
+    assert three.keys() == five.keys()
+    for path, x in three.items():
+        lead, *rest = five[path].shape
+        assert ((lead, *rest) == x.shape) != stack.stacked(path), path
+        assert not stack.stacked(path) or ((3, *rest) == x.shape and lead == 5), path
+    assert any(map(stack.stacked, three)) and not all(map(stack.stacked, three))

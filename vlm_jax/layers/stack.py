@@ -1,5 +1,10 @@
-"""Stacks of equal blocks, whose parameters lead with the depth axis."""
+"""Stacks of equal blocks, whose parameters lead with the depth axis.
 
+A module holds what `build` returns as its attribute `blocks`, and nothing else under that name: paths with a part `blocks`
+are how the optimizer knows stacked parameters.
+"""
+
+import re
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
@@ -24,6 +29,11 @@ BlockT = TypeVar("BlockT", bound=nnx.Module)
 def build(make: Callable[[nnx.Rngs], BlockT], depth: int, *, rngs: nnx.Rngs) -> BlockT:
     """`depth` blocks as one, each initialised from its own key, whose parameters lead with the depth axis."""
     return jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(rngs.params(), depth))
+
+
+def stacked(path: str) -> bool:
+    """Whether the parameter at this path, such as `image/blocks/mlp/up/kernel`, leads with the depth axis."""
+    return bool(re.search(r"(^|/)blocks/", path))
 
 
 def apply(

@@ -28,6 +28,9 @@ RULES: Rules = (
 )
 """First match wins; a spec names trailing axes, so that stacked layers lead unsharded and moments match for free."""
 
+REDUCED = ((r"(^|/)factored_rows/", -1), (r"(^|/)factored_columns/", -2))
+"""Parts of the optimizer's state that lack one axis of the parameter whose path follows; the other axes keep its shards."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
@@ -70,11 +73,14 @@ class Mesh:
 
 def spec(path: str, shape: Sequence[int], mesh: jax.sharding.Mesh, rules: Rules = RULES) -> P:
     """How a leaf is split: the first rule that finds its path; axes that do not divide are dropped."""
-    names = next(s for pattern, s in rules if re.search(pattern, path))
-    names = tuple(names)[-len(shape) :] if shape else ()
-    lead = len(shape) - len(names)
-    kept = [_divides(name, shape[lead + i], mesh) for i, name in enumerate(names)]
-    return P(*(None,) * lead, *kept) if any(kept) else P()
+    names = list(next(s for pattern, s in rules if re.search(pattern, path)))
+    reduced = [axis for pattern, axis in REDUCED if re.search(pattern, path)]
+    rank = len(shape) + len(reduced)
+    names = [None] * (rank - len(names)) + names[max(len(names) - rank, 0) :]
+    for axis in reduced:
+        del names[axis]
+    kept = [_divides(name, size, mesh) for name, size in zip(names, shape, strict=True)]
+    return P(*kept) if any(kept) else P()
 
 
 def _divides(names: str | tuple[str, ...] | None, size: int, mesh: jax.sharding.Mesh) -> str | tuple[str, ...] | None:

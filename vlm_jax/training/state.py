@@ -11,7 +11,8 @@ from flax import nnx
 from vlm_jax.errors import InputError
 from vlm_jax.systems import base
 from vlm_jax.training import sharding, tree
-from vlm_jax.training.optimizer import Average, NoAverage
+from vlm_jax.training.average import Average, NoAverage
+from vlm_jax.training.optimizer import Optimizer
 
 P = jax.P
 PyTree = Any
@@ -116,20 +117,27 @@ def variables(state: State, weights: str) -> dict[str, Any]:
     return tree.join(params, state["frozen"], state["buffers"])
 
 
-def table(model: Model, mesh: jax.sharding.Mesh) -> str:
-    """Every parameter with shape, number, dtype and shards, and the sums of the top-level parts."""
+def table(model: Model, mesh: jax.sharding.Mesh, optimizer: Optimizer) -> str:
+    """Every parameter with shape, number, dtype and shards, and the sums of the top-level parts.
+
+    Where the optimizer has factors of the learning rate, also those, and what is decayed.
+    """
     flat = tree.flatten(model.params)
-    frozen = tree.flatten(tree.partition(model.params, model.system.frozen)[1])
-    rows, sums = [("parameter", "shape", "number", "dtype", "shards")], {}
+    trainable, frozen = map(tree.flatten, tree.partition(model.params, model.system.frozen))
+    notes = optimizer.describe(tree.unflatten(trainable))
+    rows, sums = [("parameter", "shape", "number", "dtype", "rate and decay" if notes else "", "shards")], {}
     for path, x in flat.items():
-        split = sharding.spec(path, x.shape, mesh)
-        kind = "frozen" if path in frozen else _text(split)
-        rows.append((path, "x".join(map(str, x.shape)) or "scalar", f"{x.size:,}", str(x.dtype), kind))
+        kind = "frozen" if path in frozen else _text(sharding.spec(path, x.shape, mesh))
+        shape = "x".join(map(str, x.shape)) or "scalar"
+        rows.append((path, shape, f"{x.size:,}", str(x.dtype), notes.get(path, ""), kind))
         sums[path.split("/")[0]] = sums.get(path.split("/")[0], 0) + x.size
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        f"{p:<{widths[0]}}  {s:>{widths[1]}}  {n:>{widths[2]}}  {d:<{widths[3]}}  {k}".rstrip() for p, s, n, d, k in rows
-    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = []
+    for row in rows:
+        path, shape, number, dtype, note, kind = (
+            f"{cell:{'>' if i in (1, 2) else '<'}{width}}" for i, (cell, width) in enumerate(zip(row, [*widths, 0], strict=True))
+        )
+        lines.append("  ".join([path, shape, number, dtype, *([note] if notes else []), kind]).rstrip())
     total = sum(sums.values())
     parts = ", ".join(f"{name} {number:,}" for name, number in sums.items())
     lines.append(f"total {total:,} parameters ({parts})")

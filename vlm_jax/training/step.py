@@ -11,7 +11,7 @@ import optax
 from vlm_jax.systems import base
 from vlm_jax.training import state as states
 from vlm_jax.training import tree
-from vlm_jax.training.optimizer import Average, NoAverage
+from vlm_jax.training.average import Average, NoAverage
 from vlm_jax.training.state import State
 
 Metrics = dict[str, jax.Array]
