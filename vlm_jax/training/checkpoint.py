@@ -54,11 +54,12 @@ class Checkpoints:
         """The whole state, straight into its shards on this mesh, and the position of the data.
 
         Raises:
-          InputError: the checkpoint is of another model.
+          InputError: the checkpoint is of another model or another optimizer.
         """
         target = _place(_items(abstract), mesh)
         path = self.workdir / "checkpoints" / str(step)
         _compare(path, target)
+        _compare_moments(path, target["training"]["opt_state"])
         found = self._checkpointer.load_checkpointables(step, target)
         state = {name: found.get(name, {}) for name in _ITEMS} | found["training"]
         state["frozen"] = _frozen(self.workdir, abstract["frozen"], mesh)
@@ -150,6 +151,22 @@ def _compare(path: Path, target: Mapping[str, PyTree]) -> None:
             lines = [f"{n}: stored {_say(have.get(n))}, here {_say(want.get(n))}" for n in names[:4]]
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             raise InputError(f"checkpoint {path} is of another model: {'; '.join(lines)}{more}")
+
+
+def _compare_moments(path: Path, target: PyTree) -> None:
+    """Another optimizer has moments with other names or shapes; another dtype is cast."""
+
+    def shapes(state: PyTree) -> dict[str, tuple[int, ...]]:
+        return {tree.path_of(keys): tuple(x.shape) for keys, x in jax.tree_util.tree_leaves_with_path(state)}
+
+    stored: Any = ocp.checkpointables_metadata(str(path)).metadata["training"]
+    have, want = shapes(stored["opt_state"]), shapes(target)
+    if have != want:
+        first = next(name for name in sorted(have.keys() | want.keys()) if have.get(name) != want.get(name))
+        raise InputError(
+            f"checkpoint {path} is of another optimizer ({first}: stored {have.get(first, 'nothing')}, here "
+            f"{want.get(first, 'nothing')}): go on with the one in config.json, or start another run with --init-from this one"
+        )
 
 
 def _say(leaf: tuple[tuple[int, ...], str] | None) -> str:
