@@ -203,19 +203,21 @@ class Run:
         return state
 
     def _weights_from(self, path: str) -> states.State:
-        """Parameters and buffers of a checkpoint, divided as this system divides them."""
+        """Parameters and buffers of a checkpoint, made to fit and divided as this system says."""
         other, workdir, at = configs.of_checkpoint(path)
         weights, _ = checkpoint.load_weights(workdir, at, states.weights_of(states.Model.of(other.system)), self.mesh)
         mine = tree.flatten(self.model.params)
-        loaded = states.cast_like(states.variables(weights, self.config.weights), mine | tree.flatten(self.model.buffers))
+        adapted = tree.unflatten(self.config.system.adapt(tree.flatten(states.variables(weights, self.config.weights))))
+        loaded = states.cast_like(adapted, mine | tree.flatten(self.model.buffers))
         missing = mine.keys() - loaded.keys()
         if missing:
             raise InputError(f"init_from {path}: it has no {', '.join(sorted(missing)[:4])} ({len(missing)} parameters missing)")
         params, frozen = tree.partition(tree.unflatten({name: loaded[name] for name in mine}), self.config.system.frozen)
         frozen = jax.tree.map(lambda x: x.astype(self.config.frozen_dtype), frozen)
         buffers = tree.unflatten({name: x for name, x in loaded.items() if name not in mine})
-        average = self.config.optimizer.average().init(params)
-        return {"params": params, "frozen": frozen, "buffers": buffers, "average": average}
+        state = {"params": params, "frozen": frozen, "buffers": buffers}
+        state = jax.device_put(state, {name: self.shardings[name] for name in state})  # adapted ones may lie elsewhere
+        return state | {"average": self.config.optimizer.average().init(state["params"])}
 
     def _fit(self, state: states.State, checkpoints: checkpoint.Checkpoints, workdir: Path) -> None:
         first_batch = next(self.batches)

@@ -9,9 +9,9 @@ def pair(encode_image, noise, merges):
     pixels = noise(0, 8, 8)
     options = {"transform": images.Transform(size=8), "tokenizer": text.Tokenizer(merges, length=6).load()}
 
-    def row(captions=("low", "new", "l"), caption="random", rng=None, image=None, index=5):
+    def row(captions=("low", "new", "l"), caption="random", rng=None, image=None, index=5, tokens="first"):
         example = {"image": encode_image(pixels) if image is None else image, "captions": list(captions)}
-        return collate.pairs(example, index, caption=caption, rng=rng, **options)
+        return collate.pairs(example, index, caption=caption, tokens=tokens, rng=rng, **options)
 
     return pixels, row
 
@@ -34,6 +34,16 @@ def test_random_takes_every_caption_and_first_the_first(pair):
     assert len(drawn("random")) == 3
     assert drawn("first") == {514}
     assert row(rng=None)["tokens"][1] == 514
+
+
+def test_tokens_of_a_long_caption_are_drawn_in_training_and_the_first_ones_in_evaluation(pair):
+    _, row = pair
+    long = ["l o w n e l o w n e"]
+    drawn = {tuple(row(long, tokens="block", rng=np.random.default_rng(seed))["tokens"]) for seed in range(30)}
+    assert len(drawn) == 5
+    evaluated = row(long, tokens="block")["tokens"].tolist()
+    assert evaluated == row(long, rng=np.random.default_rng(0))["tokens"].tolist()
+    assert tuple(evaluated) in drawn
 
 
 def test_what_is_missing_is_named(pair):

@@ -100,6 +100,36 @@ def test_rows_are_cut_with_the_end_kept_and_padded(tiny):
     ]
 
 
+@pytest.mark.parametrize("pad", ["pad", "eos"])
+@pytest.mark.parametrize("kind", ["pieces", "merges"])
+def test_parts_of_long_texts_are_random_tokens_or_a_run_between_begin_and_end(kind, pad, piece_model, merges):
+    tokenizer = text.Tokenizer(piece_model if kind == "pieces" else merges, length=7, pad=pad).load()
+    long = "a red thing low lower new"
+    content = tokenizer.encode(long)
+    assert len(content) > 8
+    runs = [content[i : i + 5] for i in range(len(content) - 4)]
+    drawn: dict[text.Part, set] = {"random": set(), "block": set(), "first": set()}
+    for part, found in drawn.items():
+        for seed in range(60):
+            row = tokenizer.part(long, part, np.random.default_rng(seed)).tolist()
+            assert (row[0], row[-1], len(row)) == (tokenizer.bos_id, tokenizer.eos_id, 7)
+            rest = iter(content)
+            assert all(token in rest for token in row[1:-1]), "in their order"
+            found.add(tuple(row[1:-1]))
+    assert drawn["first"] == {tuple(content[:5])}
+    assert drawn["block"] == {tuple(run) for run in runs}
+    assert len(drawn["random"]) > 20
+    with pytest.raises(ValueError, match="read-only"):
+        tokenizer.part(long, "random", np.random.default_rng(0))[0] = 1
+
+
+def test_a_text_that_fits_is_whole_and_nothing_is_drawn(tiny):
+    for words in ("low", "l l l l l l"):
+        rng = np.random.default_rng(0)
+        assert tiny.part(words, "random", rng).tolist() == tiny.row(words).tolist()
+        assert rng.integers(1000) == np.random.default_rng(0).integers(1000)
+
+
 def test_padding_with_the_end_as_in_transformers(merges):
     row = text.Tokenizer(merges, length=5, pad="eos").load()(["low"])[0]
     assert row.tolist() == [517, *ids("low</w>"), 518, 518, 518]

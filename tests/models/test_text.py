@@ -78,6 +78,39 @@ def test_the_init_is_the_one_of_its_name(init, deviation):
     assert float(table.std()) == pytest.approx(deviation, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("pool", "padding_mask", "attention"),
+    [
+        ("eos", "none", "causal"),
+        ("argmax", "none", "causal"),
+        ("first", "pad", "bidirectional"),
+        ("mean", "pad", "bidirectional"),
+        ("map", "pad", "bidirectional"),
+        ("last", "pad", "bidirectional"),
+    ],
+)
+def test_a_text_in_a_shorter_row_has_the_same_embedding(pool, padding_mask, attention):
+    model = tower(pool=pool, padding_mask=padding_mask, attention=attention)
+    row = jnp.array([[5, 6, 11, 9, 0, 0] if pool == "argmax" else [5, 6, 7, 9, 0, 0]])
+    long, short = jax.jit(lambda t: (model(t), model(t[:, :4])))(row)
+    np.testing.assert_allclose(long, short, atol=1e-5)
+
+
+def test_the_last_token_of_a_shorter_row_is_the_row_s_where_padding_is_shown():
+    model = tower(pool="last")
+    embedding, tokens = jax.jit(lambda t: (model(t), model.encode(t)))(TOKENS[:, :4])
+    np.testing.assert_allclose(embedding, tokens[:, 3], atol=1e-5)
+
+
+def test_weights_of_a_longer_tower_give_their_first_positions_and_of_a_shorter_one_none():
+    weights = {"positions": jnp.arange(12.0).reshape(6, 2), "norm/scale": jnp.ones(2)}
+    shorter = dataclasses.replace(TINY, length=4).adapt(weights)
+    np.testing.assert_array_equal(shorter["positions"], weights["positions"][:4])
+    assert shorter["norm/scale"] is weights["norm/scale"]
+    with pytest.raises(errors.InputError, match=r"length 8: the weights have positions for 6 .*set length 6\..*data\.tokenizer"):
+        dataclasses.replace(TINY, length=8).adapt(weights)
+
+
 def test_texts_longer_than_the_positions_are_refused_and_shorter_ones_taken():
     model = tower()
     assert jax.eval_shape(model, TOKENS[:, :2]).shape == (2, 16)

@@ -8,7 +8,8 @@ from flax import nnx
 
 from vlm_jax import errors
 from vlm_jax.models import vit
-from vlm_jax.training import sharding
+from vlm_jax.ops import positions
+from vlm_jax.training import sharding, tree
 
 from . import reference
 
@@ -88,6 +89,71 @@ def test_the_class_token_takes_part_and_the_mean_leaves_it_out():
 def test_an_image_of_another_size_gets_resized_positions():
     for fields in ({}, {"positions": "sincos2d"}, {"position_resize": "bilinear"}):
         assert jax.eval_shape(tower(**fields).encode, jnp.ones((1, 24, 40, 3))).shape == (1, 15, 16)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"class_token": "positioned", "pool": "cls", "registers": 2},
+        {"positions": "sincos2d", "registers": 1},
+        {"pool": "map", "patch_size": 4, "stem": "conv", "stem_channels": 8, "stem_depth": 1},
+    ],
+    ids=lambda fields: "-".join(map(str, fields.values())),
+)
+def test_dropped_patches_are_neither_encoded_nor_pooled(fields):
+    """Every patch alone, the others left out, is the sequence of that patch with its position and all leading tokens."""
+    model = tower(**fields)
+    n = (16 // model.config.patch_size) ** 2
+    keep = jnp.array([[0, n - 1], [1, 2], [0, 3], [2, n - 2]])
+
+    @jax.jit
+    def run(images):
+        tokens = model.embed(images)
+        first = tokens.shape[1] - n
+        index = jnp.concatenate([jnp.broadcast_to(jnp.arange(first), (4, first)), first + keep], 1)
+        want = jnp.take_along_axis(tokens, index[..., None], 1)
+        return model.embed(images, keep), want, model(images, keep), model.encode(images, keep), first
+
+    got, want, embedding, encoded, first = run(IMAGES)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert encoded.shape[1] == 2 + (first > 0 and "class_token" in fields)
+    if model.config.pool == "gap":
+        np.testing.assert_allclose(embedding, encoded.mean(1), atol=1e-5)
+    elif model.config.pool == "cls":
+        np.testing.assert_allclose(embedding, encoded[:, 0], atol=1e-5)
+
+
+def test_keeping_every_patch_changes_nothing():
+    model = tower()
+    every = jnp.broadcast_to(jnp.arange(4), (4, 4))
+    whole, kept = jax.jit(lambda x: (model(x), model(x, every)))(IMAGES)
+    np.testing.assert_allclose(whole, kept, atol=1e-6)
+
+
+@pytest.mark.parametrize("class_token", ["none", "unpositioned", "positioned"])
+@pytest.mark.parametrize("method", ["bicubic", "bilinear"])
+def test_weights_for_another_size_are_what_the_tower_makes_of_them_itself(class_token, method):
+    small = tower(image_size=32, class_token=class_token, position_resize=method)
+    config = dataclasses.replace(small.config, image_size=48)
+    weights = config.adapt(paths(small))
+    images = jax.random.normal(jax.random.key(1), (2, 48, 48, 3))
+    first = int(class_token == "positioned")
+    table = small.positions[...]
+    want = positions.resize_positions(table[first:], (4, 4), (6, 6), method)
+    np.testing.assert_array_equal(weights["positions"][:first], table[:first])
+    np.testing.assert_array_equal(weights["positions"][first:], want)
+    large = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0)))), tree.unflatten(weights))
+    own, resized = jax.jit(lambda x: (small.embed(x), large.embed(x)))(images)
+    np.testing.assert_allclose(own, resized, atol=1e-6)
+
+
+def test_weights_that_fit_stay_as_they_are_and_tables_of_no_grid_are_refused():
+    weights = paths(tower(image_size=32))
+    same = dataclasses.replace(TINY, image_size=32).adapt(weights)
+    assert same.keys() == weights.keys()
+    np.testing.assert_array_equal(same["positions"], weights["positions"])
+    with pytest.raises(errors.InputError, match="positions 16: not those of a square grid with class_token 'positioned'"):
+        dataclasses.replace(TINY, class_token="positioned").adapt(weights)
 
 
 def test_bfloat16_kernels_give_bfloat16_tokens_near_the_float32_ones():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,10 @@ from flax import nnx
 from vlm_jax.data import pipeline
 from vlm_jax.errors import InputError
 from vlm_jax.losses import contrastive
-from vlm_jax.models import text, vit
-from vlm_jax.systems import base, clip, siglip
+from vlm_jax.models import convnet, text, vit
+from vlm_jax.ops import positions, tokens
+from vlm_jax.systems import base, clip, siglip, two_tower
+from vlm_jax.training import sharding, tree
 
 IMAGE = vit.Config(image_size=16, patch_size=8, width=16, depth=1, mlp_dim=32, num_heads=2, projection_dim=8)
 TEXT = text.Config(
@@ -84,7 +87,7 @@ def test_clip_bounds_the_logarithm_of_the_scale():
     ("change", "message"),
     [
         ({"vocab_size": 33}, "vocab_size 32 is smaller than the tokenizer's 33"),
-        ({"length": 7}, "length 7 is not system.text.length 6"),
+        ({"length": 7}, "length 7 is more than system.text.length 6"),
         ({"image_size": 32}, "size 32 is not system.image.image_size 16"),
         ({"eos_id": 2}, "eos_id 1 is not the tokenizer's end token 2"),
     ],
@@ -94,6 +97,105 @@ def test_data_that_does_not_fit_the_model_is_refused(change, message):
     system.check({"pairs": DATA})
     with pytest.raises(InputError, match=message):
         system.check({"pairs": dataclasses.replace(DATA, **change)})
+
+
+def test_shorter_texts_fit_the_model():
+    clip.Clip(image=IMAGE, text=TEXT).check({"pairs": dataclasses.replace(DATA, length=4)})
+
+
+PATCHES = dataclasses.replace(IMAGE, patch_size=4, class_token="unpositioned", pool="cls")
+DROPS = [tokens.Drop(keep=0.5), tokens.Drop(keep=0.25, rule="grid")]
+
+
+def test_training_drops_patches_and_embeddings_for_evaluation_see_all():
+    system = clip.Clip(image=PATCHES, text=TEXT, image_tokens=tokens.Drop(keep=0.5))
+    model, batch, context = system.build(rngs=nnx.Rngs(0)), _batch(), _context()
+    keep = two_tower.kept_patches(model, 8, context)
+    assert keep.shape == (8, 8)
+
+    @jax.jit
+    def run(pixels):
+        trained, _ = two_tower.embed(model, batch, context)
+        return trained, model.embed_image(pixels, keep), model.embed_image(pixels)
+
+    trained, dropped, whole = run(batch["pairs"]["image"])
+    np.testing.assert_allclose(trained, dropped, atol=1e-5)
+    assert not np.allclose(trained, whole, atol=1e-2)
+    another = two_tower.kept_patches(model, 8, dataclasses.replace(context, key=jax.random.key(1)))
+    assert (another != keep).any(axis=1).all()
+    everything = clip.Clip(image=PATCHES, text=TEXT).build(rngs=nnx.Rngs(0))
+    assert two_tower.kept_patches(everything, 8, context) is None
+
+
+@pytest.mark.parametrize(("cls", "drop"), [(clip.Clip, DROPS[0]), (siglip.Siglip, DROPS[1])])
+def test_with_dropped_patches_chunks_and_devices_change_no_gradient(cls, drop):
+    """float64, so that a difference is one of the patches or of the mathematics."""
+    with jax.enable_x64(True):
+        system = cls(image=PATCHES, text=TEXT, image_tokens=drop)
+        graphdef, params, rest = nnx.split(system.build(rngs=nnx.Rngs(0)), nnx.Param, ...)
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
+
+        def loss(params, batch, microbatches):
+            return system.objective(nnx.merge(graphdef, params, rest), batch, {}, _context(microbatches)).loss
+
+        batch = jax.device_get(_batch(64))
+        want = jax.jit(jax.value_and_grad(loss), static_argnums=2)(params, batch, 1)
+        got = [jax.jit(jax.value_and_grad(loss), static_argnums=2)(params, batch, 8)]
+        mesh = sharding.Mesh(data=4, fsdp=2).make()
+        with jax.set_mesh(mesh):
+            step = jax.jit(jax.value_and_grad(loss), static_argnums=2, in_shardings=(None, sharding.batch_sharding(mesh)))
+            got.append(step(params, batch, 8))
+        for other in got:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), jax.device_get(other), want)
+
+
+def test_dropped_patches_add_no_collective():
+    """Of both towers' embeddings and their gradients, on eight devices with eight chunks."""
+    mesh = sharding.Mesh(data=4, fsdp=2).make()
+
+    def collectives(drop):
+        system = clip.Clip(image=PATCHES, text=TEXT, image_tokens=drop)
+        graphdef, params, rest = nnx.split(system.build(rngs=nnx.Rngs(0)), nnx.Param, ...)
+
+        def loss(params, batch):
+            image, text = two_tower.embed(nnx.merge(graphdef, params, rest), batch, _context(8))
+            return jnp.square(image - text * text).sum()
+
+        with jax.set_mesh(mesh):
+            fn = jax.jit(jax.grad(loss), in_shardings=(None, sharding.batch_sharding(mesh)))
+            program = fn.lower(params, jax.device_get(_batch(64))).compile().as_text()
+        return sorted(set(re.findall(r"all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter", program)))
+
+    assert collectives(DROPS[0]) == collectives(tokens.Drop()) == ["all-reduce"]
+
+
+@pytest.mark.parametrize(
+    ("image", "drop", "message"),
+    [
+        (convnet.Config(image_size=16, projection_dim=8), DROPS[0], r"system.image_tokens.keep 0.5: convnet has no patches"),
+        (IMAGE, tokens.Drop(keep=0.1), "keep 0.1: no patch of a grid of 2 x 2 would stay"),
+        (dataclasses.replace(IMAGE, image_size=24), DROPS[1], "cells of 2 x 2 patches do not divide a grid of 3 x 3"),
+    ],
+)
+def test_patches_that_cannot_be_dropped_are_refused(image, drop, message):
+    clip.Clip(image=image, text=TEXT)
+    with pytest.raises(InputError, match=message):
+        clip.Clip(image=image, text=TEXT, image_tokens=drop)
+
+
+def test_weights_of_another_image_size_and_text_length_are_adapted_by_their_towers():
+    source = clip.Clip(image=IMAGE, text=TEXT)
+    weights = tree.flatten(nnx.to_pure_dict(nnx.state(source.build(rngs=nnx.Rngs(0)))))
+    target = clip.Clip(image=dataclasses.replace(IMAGE, image_size=32), text=dataclasses.replace(TEXT, length=4))
+    adapted = target.adapt(weights)
+    want = positions.resize_positions(weights["image/positions"], (2, 2), (4, 4))
+    np.testing.assert_array_equal(adapted["image/positions"], want)
+    np.testing.assert_array_equal(adapted["text/positions"], weights["text/positions"][:4])
+    others = adapted.keys() - {"image/positions", "text/positions"}
+    assert adapted.keys() == weights.keys() and all(adapted[path] is weights[path] for path in others)
+    assert clip.Clip(image=convnet.Config(image_size=16, projection_dim=8), text=TEXT).adapt(weights).keys() == weights.keys()
+    with pytest.raises(InputError, match=r"system\.text\.length 8: the weights have positions for 6 tokens"):
+        dataclasses.replace(source, text=dataclasses.replace(TEXT, length=8)).adapt(weights)
 
 
 def test_towers_of_different_width_are_refused():

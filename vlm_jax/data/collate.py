@@ -15,6 +15,7 @@ def pairs(
     transform: images.Transform,
     tokenizer: "text.LoadedTokenizer",
     caption: Literal["random", "first"],
+    tokens: text.Part = "first",
     rng: np.random.Generator | None,
 ) -> dict[str, np.ndarray]:
     """An image with one of its captions: {"image": uint8[h, w, 3], "tokens": int32[t], "example": int32[]}.
@@ -23,8 +24,9 @@ def pairs(
       example: has `image` (encoded bytes) and `captions` (strings).
       index: its place in the source, kept to find it again.
       caption: which caption is taken; "random" needs `rng`.
-      rng: the example's own generator: the caption is drawn first, then what the transform draws. None: the first caption
-        and the evaluation form of the transform.
+      tokens: which tokens of a caption that is longer than a row are taken.
+      rng: the example's own generator: the caption is drawn first, then what the transform draws, then tokens. None: the
+        first caption, the evaluation form of the transform, and the first tokens.
 
     Raises:
       RecordError: no image, no caption, or an image that cannot be decoded.
@@ -37,9 +39,10 @@ def pairs(
     choice = int(rng.integers(len(captions))) if caption == "random" and rng is not None and len(captions) > 1 else 0
     if not isinstance(captions[choice], str):
         raise records.RecordError(f"caption {choice} is a {type(captions[choice]).__name__}, not a string")
+    words = captions[choice]
     return {
         "image": transform(example["image"], rng),
-        "tokens": tokenizer.row(captions[choice]),
+        "tokens": tokenizer.row(words) if rng is None else tokenizer.part(words, tokens, rng),
         "example": np.array(index, np.int32),
     }
 

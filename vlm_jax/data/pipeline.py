@@ -76,6 +76,9 @@ class Pairs:
     image: images.Transform
     caption: Literal["random", "first"] = "random"
     """Which of an image's captions a training step sees."""
+    tokens: text.Part = "first"
+    """Which tokens of a caption longer than tokenizer.length a training step sees: the first ones, random ones in their order, or a
+    block, a run from a random place (CLIPA). Evaluation sees the first ones."""
     batch_size: int = 0
     """Examples in a global batch of this stream; 0: the run's batch size."""
 
@@ -126,7 +129,7 @@ class Pairs:
         source = sources.open_source(self.train, "train")
         order, draws = np.random.SeedSequence(seed).generate_state(2)
         self.tokenizer.load()
-        load = _LoadPair(source, self.image, self.tokenizer, self.caption)
+        load = _LoadPair(source, self.image, self.tokenizer, self.caption, self.tokens)
         return grain.MapDataset.range(len(source)).shuffle(seed=int(order)).random_map(load, seed=int(draws))
 
 
@@ -261,12 +264,19 @@ class _LoadPair(grain.transforms.RandomMap):
     transform: images.Transform
     tokenizer: text.Tokenizer
     caption: Literal["random", "first"]
+    tokens: text.Part
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         example = self.source[index]
         try:
             return collate.pairs(
-                example, index, transform=self.transform, tokenizer=self.tokenizer.load(), caption=self.caption, rng=rng
+                example,
+                index,
+                transform=self.transform,
+                tokenizer=self.tokenizer.load(),
+                caption=self.caption,
+                tokens=self.tokens,
+                rng=rng,
             )
         except records.RecordError as error:
             raise records.RecordError(f"{self.source.where(index)}: {error}") from error

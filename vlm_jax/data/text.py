@@ -24,6 +24,8 @@ ROWS_CACHED = 2**16
 """Tokenised texts that a process remembers: captions come back every epoch."""
 _CLIP_MERGES = 49152 - 256 - 2
 """CLIP uses the first 48894 merges of its file, which lists more."""
+Part = Literal["first", "random", "block"]
+"""Tokens of a text that is longer than a row: the first ones, random ones in their order, or a run from a random place."""
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -104,12 +106,27 @@ class LoadedTokenizer(abc.ABC):
             row[:] = self.row(text)
         return rows
 
+    def part(self, text: str, tokens: Part, rng: np.random.Generator) -> np.ndarray:
+        """A row with a random part of the text, where that is too long for one; else, and with "first", as `row`."""
+        row = self.row(text)
+        if tokens == "first" or int((row == self.eos_id).argmax()) < self.length - 1:
+            return row
+        ids, room = self.encode(text), self.length - 1 - (self.bos_id is not None)
+        if len(ids) <= room:
+            return row
+        if tokens == "block":
+            start = int(rng.integers(len(ids) - room + 1))
+            return self._filled(ids[start : start + room])
+        return self._filled([ids[i] for i in np.sort(rng.choice(len(ids), room, replace=False))])
+
     def __reduce__(self):
         return _load, (self.config,)
 
     def _row(self, text: str) -> np.ndarray:
-        ids = [] if self.bos_id is None else [self.bos_id]
-        ids += self.encode(text)
+        return self._filled(self.encode(text))
+
+    def _filled(self, ids: Sequence[int]) -> np.ndarray:
+        ids = [*([] if self.bos_id is None else [self.bos_id]), *ids]
         row = np.full(self.length, self.pad_id, np.int32)
         count = min(len(ids), self.length - 1)
         row[:count] = ids[:count]

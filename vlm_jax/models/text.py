@@ -4,6 +4,7 @@ One pre-norm Transformer over tokens; how it attends and which token it takes ar
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 import jax.numpy as jnp
@@ -87,6 +88,22 @@ class Config:
     def build(self, *, rngs: nnx.Rngs) -> "Text":
         """A freshly initialised tower."""
         return Text(self, rngs=rngs)
+
+    def adapt(self, weights: Mapping[str, Array]) -> dict[str, Array]:
+        """Parameters by path of this tower at another length, made to fit: of more positions, the first ones are taken.
+
+        Raises:
+          InputError: there are fewer positions than `length`.
+        """
+        if "positions" not in weights:
+            return dict(weights)
+        have = weights["positions"].shape[0]
+        if have < self.length:
+            raise InputError(
+                f"length {self.length}: the weights have positions for {have} tokens, and the others cannot be made up; set "
+                f"length {have}. A stage with short texts keeps the full length here and shortens data.tokenizer.length"
+            )
+        return dict(weights) | {"positions": weights["positions"][: self.length]}
 
 
 def preset(name: str, *, vocab_size: int, length: int, **overrides) -> Config:

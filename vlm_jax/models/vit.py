@@ -5,16 +5,18 @@ published size, the defaults the simplest tower: learned positions, no class tok
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vlm_jax.errors import InputError
 from vlm_jax.layers import attention, block, conv, initializers, linear, norm, pooling, stack
 from vlm_jax.models import choices, sizes
-from vlm_jax.ops import activations, patches, sharding
+from vlm_jax.ops import activations, patches, sharding, tokens
 from vlm_jax.ops import positions as position_tables
 
 
@@ -116,6 +118,25 @@ class Config:
         """A freshly initialised tower."""
         return ViT(self, rngs=rngs)
 
+    def adapt(self, weights: Mapping[str, Array]) -> dict[str, Array]:
+        """Parameters by path of this tower at another image_size, made to fit: a learned table of positions is resized.
+
+        Raises:
+          InputError: the table is not that of a square grid.
+        """
+        if "positions" not in weights:
+            return dict(weights)
+        first = int(self.class_token == "positioned")
+        table = weights["positions"]
+        side = math.isqrt(max(table.shape[0] - first, 0))
+        if side**2 + first != table.shape[0]:
+            raise InputError(
+                f"positions {table.shape[0]}: not those of a square grid with class_token {self.class_token!r}; "
+                "set class_token as the weights have it"
+            )
+        resized = position_tables.resize_positions(table[first:], (side, side), self.grid, self.position_resize)
+        return dict(weights) | {"positions": jnp.concatenate([table[:first], resized])}
+
 
 def preset(name: str, *, image_size: int = 224, **overrides) -> Config:
     """A published size by its name, such as "B/16": Ti S M B L So400m H g G, and the patch size.
@@ -213,13 +234,19 @@ class ViT(nnx.Module):
                 rngs=rngs,
             )
 
-    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None
+    ) -> Float[Array, "b e"]:
         """The embedding: tokens, pooled and projected.
+
+        Args:
+          keep: ascending indices of the patches that are encoded, row-major; None: all. The others are left out after the
+            stem and the positions, and are not pooled either; class token and registers always stay.
 
         Raises:
           InputError: the patch does not divide the images, or `pool` is "none".
         """
-        x = self.hidden(images)
+        x = self.hidden(images, keep)
         if self.config.pool == "cls":
             x = self.norm(x[:, 0])
         elif self.config.pool == "gap":
@@ -232,20 +259,26 @@ class ViT(nnx.Module):
             x = jnp.tanh(self.representation(x))
         return self.projection(x) if self.config.projection_dim else x
 
-    def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+    def encode(
+        self, images: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None
+    ) -> Float[Array, "b n d"]:
         """Tokens after the final norm: the class token if there is one, then the patches, row-major.
 
         Raises:
           InputError: the patch does not divide the images.
         """
-        return self._output(self.norm(self.hidden(images)))
+        return self._output(self.norm(self.hidden(images, keep)))
 
-    def hidden(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+    def hidden(
+        self, images: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None
+    ) -> Float[Array, "b n d"]:
         """Tokens after the last block, before the final norm: class token, registers, patches."""
-        x = sharding.shard_batch(self.embed(images))
+        x = sharding.shard_batch(self.embed(images, keep))
         return stack.apply(self.blocks, x, loop=self.config.loop, remat=self.config.remat)
 
-    def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+    def embed(
+        self, images: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None
+    ) -> Float[Array, "b n d"]:
         """Tokens before the first block: class token, registers, patches, with positions."""
         grid = patches.grid(images.shape[1], images.shape[2], self.config.patch_size)
         if self.config.stem == "conv":
@@ -264,6 +297,7 @@ class ViT(nnx.Module):
                 first, table = [first[0] + table[:1]], table[1:]
             table = position_tables.resize_positions(table, self.config.grid, grid, self.config.position_resize)
         x = x + table.astype(x.dtype)
+        x = x if keep is None else tokens.take(x, keep)
         extra = [jnp.broadcast_to(y.astype(x.dtype), (x.shape[0], *y.shape)) for y in first + registers]
         x = jnp.concatenate([*extra, x], axis=1) if extra else x
         return self.pre_norm(x) if self.config.pre_norm == "layer_norm" else x

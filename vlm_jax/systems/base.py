@@ -79,6 +79,16 @@ class System:
         """The loss of one global batch."""
         raise TypeError(f"{type(self).__name__} does not define objective")
 
+    def adapt(self, weights: Mapping[str, Array]) -> dict[str, Array]:
+        """Parameters and buffers by path of another run of the same system, made to fit this one; as they are by default.
+
+        Called on what `init_from` names, before shapes are compared: the place to resize a table of positions.
+
+        Raises:
+          InputError: they cannot be made to fit.
+        """
+        return dict(weights)
+
     def check(self, streams: Mapping[str, Any]) -> None:
         """Compares the model with what the data streams say of themselves, before anything is built.
 

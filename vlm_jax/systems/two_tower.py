@@ -1,6 +1,7 @@
 """What the systems with an image tower and a text tower share: the model, its checks, the similarities that are logged."""
 
 import dataclasses
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, Int, Num
 from vlm_jax.errors import InputError
 from vlm_jax.losses import contrastive
 from vlm_jax.models import text
-from vlm_jax.ops import chunks, images, norm
+from vlm_jax.ops import chunks, images, norm, sharding, tokens
 from vlm_jax.systems import base
 
 
@@ -29,10 +30,18 @@ class Model(nnx.Module):
         if initial_bias is not None:
             self.bias = nnx.Param(jnp.asarray(initial_bias, jnp.float32))
         self.mean, self.std = config.mean, config.std
+        self.image_tokens = config.image_tokens
 
-    def embed_image(self, image: Num[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """L2-normalised embeddings, at least float32. uint8 images are normalised here; floats are taken as they are."""
-        return _unit(self.image(images.normalize(image, self.mean, self.std)))
+    def embed_image(
+        self, image: Num[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None
+    ) -> Float[Array, "b d"]:
+        """L2-normalised embeddings, at least float32. uint8 images are normalised here; floats are taken as they are.
+
+        Args:
+          keep: the patches that are encoded, as an image tower with tokens takes them; None: all.
+        """
+        image = images.normalize(image, self.mean, self.std)
+        return _unit(self.image(image) if keep is None else self.image(image, keep))
 
     def embed_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b d"]:
         """L2-normalised embeddings, at least float32."""
@@ -58,6 +67,8 @@ class TwoTower(base.System):
     """Subtracted from RGB values in [0, 1]."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Divides RGB values after the mean is subtracted."""
+    image_tokens: tokens.Drop = tokens.Drop()
+    """Patches that training leaves out of every image, for cheaper steps. Evaluation always sees all."""
     loss_form: contrastive.Form = "auto"
     """How the loss over all pairs is computed over a mesh; every form has the same value and gradients."""
 
@@ -69,6 +80,13 @@ class TwoTower(base.System):
             )
         if self.initial_scale <= 0:
             raise InputError(f"system.initial_scale {self.initial_scale}: must be positive")
+        if self.image_tokens.keep < 1:
+            if not hasattr(self.image, "grid"):
+                raise InputError(
+                    f"system.image_tokens.keep {self.image_tokens.keep}: {type(self.image).__module__.split('.')[-1]} has no "
+                    "patches to leave out; set it to 1, or take an image tower with tokens such as vit.Config"
+                )
+            self.image_tokens.count(self.image.grid)
 
     def check(self, streams: Mapping[str, Any]) -> None:
         pairs = streams.get("pairs")
@@ -79,9 +97,10 @@ class TwoTower(base.System):
                 f"system.text.vocab_size {self.text.vocab_size} is smaller than the tokenizer's {pairs.vocab_size}: "
                 f"set --system.text.vocab-size {pairs.vocab_size} or choose another tokenizer"
             )
-        if pairs.length != self.text.length:
+        if pairs.length > self.text.length:
             raise InputError(
-                f"data.tokenizer.length {pairs.length} is not system.text.length {self.text.length}: set both to the same"
+                f"data.tokenizer.length {pairs.length} is more than system.text.length {self.text.length}: "
+                f"set --data.tokenizer.length {self.text.length}, or less for short texts"
             )
         if pairs.image_size != self.image.image_size:
             raise InputError(
@@ -94,11 +113,35 @@ class TwoTower(base.System):
             )
 
 
+    def adapt(self, weights: Mapping[str, Array]) -> dict[str, Array]:
+        """Each tower's weights as its configuration adapts them, where it has a method `adapt`."""
+        adapted = dict(weights)
+        for name in ("image", "text"):
+            tower, prefix = getattr(self, name), f"{name}/"
+            if hasattr(tower, "adapt"):
+                own = {path.removeprefix(prefix): x for path, x in weights.items() if path.startswith(prefix)}
+                try:
+                    adapted |= {prefix + path: x for path, x in tower.adapt(own).items()}
+                except InputError as error:
+                    raise InputError(f"system.{name}.{error}") from None
+        return adapted
+
+
 def embed(model: Model, batch: base.Batch, context: base.Context) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
     """Image and text embeddings of the stream `pairs`, each tower over chunks of the batch."""
     pairs = batch["pairs"]
-    image = chunks.in_chunks(model.embed_image, context.microbatches)(pairs["image"])
+    keep = kept_patches(model, pairs["image"].shape[0], context)
+    image = chunks.in_chunks(model.embed_image, context.microbatches)(pairs["image"], keep)
     return image, chunks.in_chunks(model.embed_text, context.microbatches)(pairs["tokens"])
+
+
+def kept_patches(model: Model, batch_size: int, context: base.Context) -> Int[Array, "b m"] | None:
+    """The patches that this step encodes of each image of the global batch; None where it encodes all."""
+    if model.image_tokens.keep == 1:
+        return None
+    rows = sharding.shard_batch(jnp.arange(batch_size))
+    key = jax.random.fold_in(context.key, zlib.crc32(b"image_tokens"))
+    return tokens.kept(model.image_tokens, key, rows, model.image.config.grid)
 
 
 def similarities(image: Float[Array, "b d"], text: Float[Array, "b d"]) -> dict[str, Array]:
