@@ -1,8 +1,10 @@
 """Schedules against the oracle, what is decayed, scaled and clipped, and every optimizer on every mesh, on disk and in a recipe."""
 
 import dataclasses
+import functools
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -12,7 +14,6 @@ import numpy as np
 import optax
 import pytest
 import toy
-from test_step import _run
 
 from vlm_jax import config as configs
 from vlm_jax.errors import InputError
@@ -20,6 +21,7 @@ from vlm_jax.models import text, vit
 from vlm_jax.systems import clip
 from vlm_jax.training import checkpoint, optimizer, sharding, tree
 from vlm_jax.training import state as states
+from vlm_jax.training import step as train_step
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = {"layer_decay": (("image", 0.5),), "rates": (("head/bias", 0.0),), "warmup": 0, "schedule": "constant"}
@@ -155,54 +157,95 @@ def test_values_that_cannot_work_are_refused(kind, fields, message):
 # ------------------------------------------------------------------------------------------------ devices, disk
 
 
-@each
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
-def test_every_mesh_gives_the_steps_of_one_device(config, sizes, one_device):
-    config = dataclasses.replace(config, moment_dtype="float32")  # else a sum in another order may round to another bfloat16
-    mesh = sharding.Mesh(data=sizes[0], fsdp=sizes[1], model=sizes[2]).make()
-    state, rows, compilations = _run(toy.StackedToy(), config, BATCHES, mesh=mesh)
-    want, want_rows = one_device(config)
-    assert compilations == 1
-    np.testing.assert_allclose([r["loss"] for r in rows], [r["loss"] for r in want_rows], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), state["params"], want["params"])
+def _init(config):
+    model, transform = states.Model.of(toy.StackedToy()), config.transform(config.rate(100, 16, None))
+    return lambda: states.init(model, transform, config.average(), seed=0)
 
 
-BATCHES = [toy.batch(i) for i in range(5)]
+def _abstract(config):
+    return jax.eval_shape(_init(config))
+
+
+def _state(config, mesh):
+    return jax.jit(_init(config), out_shardings=sharding.shardings(_abstract(config), mesh))()
+
+
+ONE = (1, 1, 1)
+# In float32, else a sum in another order may round to another bfloat16.
+EXACT = {name: dataclasses.replace(config, moment_dtype="float32") for name, config in OPTIMIZERS.items()}
 
 
 @pytest.fixture(scope="module")
-def one_device():
-    """The final state and the metrics by optimizer, computed once, with moments in float32."""
-    known = {}
+def fresh():
+    """A state for each optimizer."""
+    return jax.device_get(jax.jit(lambda: {name: _init(config)() for name, config in EXACT.items()})())
 
-    def run(config):
-        config = dataclasses.replace(config, moment_dtype="float32")
-        if config not in known:
-            known[config] = _run(toy.StackedToy(), config, BATCHES)[:2]
-        return known[config]
+
+@pytest.fixture(scope="module")
+def fit(fresh):
+    """Trains with each optimizer on a mesh of these sizes, in one program, which compiles in a third of the time of three.
+
+    Final states and the metrics of every step, both by name of the optimizer.
+    """
+    model = states.Model.of(toy.StackedToy())
+    rules = {"dtype": jnp.float32, "seed": 3, "total_steps": 100, "steps_per_epoch": 10.0}
+    steps = {
+        name: train_step.make(model, config.transform(config.rate(100, 16, None)), config.average(), **rules)
+        for name, config in EXACT.items()
+    }
+
+    @functools.cache
+    def run(sizes, batches):
+        mesh = sharding.Mesh(data=sizes[0], fsdp=sizes[1], model=sizes[2]).make(jax.devices()[: math.prod(sizes)])
+        shardings = {name: sharding.shardings(state, mesh) for name, state in fresh.items()}
+        all_steps = jax.jit(
+            lambda states, batch: {name: step(states[name], batch) for name, step in steps.items()},
+            out_shardings={name: (places, None) for name, places in shardings.items()},
+        )
+        state, rows = jax.device_put(fresh, shardings), []
+        with jax.set_mesh(mesh):
+            for batch in batches:
+                out = all_steps(state, sharding.put_batch(jax.tree.map(np.asarray, batch()), mesh))
+                state = {name: new for name, (new, _) in out.items()}
+                rows.append(jax.device_get({name: metrics for name, (_, metrics) in out.items()}))
+        return jax.device_get(state), {name: [row[name] for row in rows] for name in state}
 
     return run
 
 
-@each
-def test_the_toy_learns_and_its_layers_move_as_their_factors_say(config, one_device):
-    state, rows = one_device(config)
-    first = _state(config, sharding.Mesh().make(jax.devices()[:1]))["params"]["image"]
-    moved = jax.tree.map(lambda a, b: np.abs(a - b), state["params"]["image"], jax.device_get(first))
-    assert rows[-1]["loss"] < rows[0]["loss"] and not moved["head"]["bias"].any()
+FIVE = tuple(functools.partial(toy.batch, i) for i in range(5))
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_mesh_gives_the_steps_of_one_device(name, sizes, fit):
+    (state, rows), (want, want_rows) = fit(sizes, FIVE), fit(ONE, FIVE)
+    np.testing.assert_allclose([r["loss"] for r in rows[name]], [r["loss"] for r in want_rows[name]], rtol=1e-5)
+    assert len(rows[name]) == 5
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), state[name]["params"], want[name]["params"]
+    )
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_toy_learns_and_its_layers_move_as_their_factors_say(name, fit, fresh):
+    state, rows = fit(ONE, FIVE)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b), state[name]["params"]["image"], fresh[name]["params"]["image"])
+    assert rows[name][-1]["loss"] < rows[name][0]["loss"] and not moved["head"]["bias"].any()
     by_block = moved["blocks"]["up"]["kernel"].mean((1, 2))
     np.testing.assert_allclose(by_block[1:] / by_block[:-1], 2, rtol=0.5)
     np.testing.assert_allclose(by_block[0] / moved["patch_embed"]["kernel"].mean(), 2, rtol=0.5)
 
 
-def test_a_step_that_is_not_finite_leaves_factored_moments_as_they_were():
-    bad = jax.tree.map(lambda x: x.at[0, 0].set(jnp.nan), toy.batch(1))
-    config = OPTIMIZERS["adafactor"]
-    after, rows, _ = _run(toy.StackedToy(), config, [bad, bad])
-    assert [row["skipped"] for row in rows] == [1, 1]
-    fresh = _state(config, sharding.Mesh().make(jax.devices()[:1]))
-    jax.tree.map(np.testing.assert_array_equal, after["opt_state"], jax.device_get(fresh["opt_state"]))
-    jax.tree.map(np.testing.assert_array_equal, after["params"], jax.device_get(fresh["params"]))
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_that_is_not_finite_leaves_all_moments_as_they_were(name, fit, fresh):
+    state, rows = fit(ONE, (_not_finite,))
+    assert [row["skipped"] for row in rows[name]] == [1] and state[name].pop("step") == 1
+    jax.tree.map(np.testing.assert_array_equal, state[name], {part: fresh[name][part] for part in state[name]})
+
+
+def _not_finite():
+    return jax.tree.map(lambda x: x.at[0, 0].set(jnp.nan), toy.batch(1))
 
 
 def test_factored_moments_keep_the_shards_of_the_axes_they_have():
@@ -221,19 +264,6 @@ def test_factored_moments_keep_the_shards_of_the_axes_they_have():
     assert {path.rpartition("squares/")[2]: spec for path, spec in squares.items() if "up" in path} == {
         "image/blocks/up/bias": jax.P(None, "model")
     }
-
-
-def _init(config):
-    model, transform = states.Model.of(toy.StackedToy()), config.transform(config.rate(100, 16, None))
-    return lambda: states.init(model, transform, config.average(), seed=0)
-
-
-def _abstract(config):
-    return jax.eval_shape(_init(config))
-
-
-def _state(config, mesh):
-    return jax.jit(_init(config), out_shardings=sharding.shardings(_abstract(config), mesh))()
 
 
 @each
