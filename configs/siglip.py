@@ -11,6 +11,7 @@ makes both towers forget first what tells examples apart.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from vlm_jax.config import Config, load_recipe
 from vlm_jax.systems import siglip
@@ -18,14 +19,15 @@ from vlm_jax.systems import siglip
 
 def config() -> Config:
     base, _ = load_recipe(str(Path(__file__).with_name("clip_webdataset.py")))
-    image, text = base.system.image, base.system.text
+    clip: Any = base.system
+    data: Any = base.data
     return dataclasses.replace(
         base,
         workdir="",
         system=siglip.Siglip(
-            image=dataclasses.replace(image, pool="map", projection_dim=0),
-            text=dataclasses.replace(text, attention="bidirectional", pool="last", eos_id=None, projection_bias="learned"),
+            image=dataclasses.replace(clip.image, pool="map", projection_dim=0),
+            text=dataclasses.replace(clip.text, attention="bidirectional", pool="last", eos_id=None, projection_bias="learned"),
             initial_bias=-5.0,
         ),
-        data=dataclasses.replace(base.data, tokenizer=dataclasses.replace(base.data.tokenizer, pad="eos")),
+        data=dataclasses.replace(data, tokenizer=dataclasses.replace(data.tokenizer, pad="eos")),
     )

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 
 from vlm_jax.errors import InputError
 from vlm_jax.losses import contrastive
 from vlm_jax.ops import norm
+
+P = jax.P
 
 
 def _mesh(shape):
@@ -127,8 +129,9 @@ def test_the_rule_takes_the_fastest_form_whose_memory_fits(pairs, width, sizes, 
 
 @pytest.mark.parametrize(("shape", "collective"), [((8, 1, 1), True), ((1, 1, 8), False)])
 def test_auto_communicates_only_where_the_batch_is_split(shape, collective):
-    image, _ = _pairs(b=16)
-    with jax.set_mesh(_mesh(shape)):
+    mesh = _mesh(shape)
+    with jax.set_mesh(mesh):
+        image, _ = jax.device_put(_pairs(b=16), NamedSharding(mesh, P(("data", "fsdp"))))
         program = str(jax.make_jaxpr(lambda x: contrastive.softmax(x, x, jnp.float32(5)))(image))
     assert ("all_gather" in program) == collective
 

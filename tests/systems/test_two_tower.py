@@ -1,6 +1,7 @@
 """CLIP and SigLIP: what they compute, what they bound, what they refuse."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -59,16 +60,61 @@ def test_objective_is_the_loss_of_the_public_embeddings(cls):
 
 @pytest.mark.parametrize("cls", [clip.Clip, siglip.Siglip])
 def test_chunks_change_neither_loss_nor_gradients(cls):
-    system = cls(image=IMAGE, text=TEXT)
+    """Scale and bias included: added up over chunks, as an accumulation of small batches does, theirs would be four times as large."""
+    with jax.enable_x64(True):
+        system = cls(image=IMAGE, text=TEXT)
+        graphdef, params, rest = nnx.split(system.build(rngs=nnx.Rngs(0)), nnx.Param, ...)
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
+
+        def loss(params, batch, microbatches):
+            return system.objective(nnx.merge(graphdef, params, rest), batch, {}, _context(microbatches)).loss
+
+        grad = jax.jit(jax.value_and_grad(loss), static_argnums=2)
+        whole, chunked = grad(params, _batch(), 1), grad(params, _batch(), 4)
+    assert np.abs(whole[1]["log_scale"][...]) > 1e-3
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):
+        assert np.abs(np.asarray(a) - np.asarray(b)).max() <= 1e-10 * max(np.abs(np.asarray(a)).max(), 1e-2)
+
+
+def test_eight_chunks_of_512_take_the_memory_of_one():
+    image = vit.Config(image_size=32, patch_size=8, width=32, depth=2, mlp_dim=128, num_heads=2, projection_dim=8)
+    words = dataclasses.replace(TEXT, width=32, depth=2, mlp_dim=128, length=16)
+    system = clip.Clip(image=image, text=words)
     graphdef, params, rest = nnx.split(system.build(rngs=nnx.Rngs(0)), nnx.Param, ...)
 
-    def loss(params, microbatches):
-        return system.objective(nnx.merge(graphdef, params, rest), _batch(), {}, _context(microbatches)).loss
+    def temporary(size, microbatches):
+        def loss(params, batch):
+            return system.objective(nnx.merge(graphdef, params, rest), {"pairs": batch}, {}, _context(microbatches)).loss
 
-    grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    whole, chunked = jax.tree.leaves(grad(params, 1)), jax.tree.leaves(grad(params, 4))
-    for a, b in zip(whole, chunked, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        images = jax.ShapeDtypeStruct((size, 32, 32, 3), jnp.uint8)
+        batch = {"image": images, "tokens": jax.ShapeDtypeStruct((size, 16), jnp.int32)}
+        return jax.jit(jax.grad(loss)).lower(params, batch).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(4096, 8) <= 1.25 * temporary(512, 1)
+
+
+@pytest.mark.parametrize("cls", [clip.Clip, siglip.Siglip])
+@pytest.mark.parametrize("rule", ["same_example", "same_text"])
+def test_rows_that_are_the_same_are_no_negatives(cls, rule):
+    batch = _batch()
+    same = jnp.asarray([0, 1, 2, 1, 4, 5, 6, 1])  # rows 1, 3 and 7
+    batch["pairs"]["example"] = same + 100
+    batch["pairs"]["tokens"] = batch["pairs"]["tokens"][same]
+    bias = {} if cls is clip.Clip else {"initial_bias": -3.0}
+    system = cls(image=IMAGE, text=TEXT, not_negatives=rule, **bias)
+    model = system.build(rngs=nnx.Rngs(0))
+    got = system.objective(model, batch, {}, _context()).loss
+    pairs = model.embed_image(batch["pairs"]["image"]), model.embed_text(batch["pairs"]["tokens"])
+    fn = contrastive.softmax if cls is clip.Clip else functools.partial(contrastive.sigmoid, bias=model.bias[...])
+    np.testing.assert_allclose(got, fn(*pairs, scale=model.scale, ids=same), rtol=1e-5)
+    assert abs(float(fn(*pairs, scale=model.scale)) - float(got)) > 1e-3
+
+
+def test_numbers_of_texts_differ_where_any_token_differs():
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 32000, (2000, 6)))
+    numbers = np.asarray(two_tower.numbers_of_texts(jnp.concatenate([tokens, tokens[:, ::-1], tokens])))
+    assert len(np.unique(numbers[:4000])) == 4000
+    np.testing.assert_array_equal(numbers[:2000], numbers[4000:])
 
 
 def test_uint8_images_are_normalised_and_floats_are_taken_as_they_are():

@@ -44,7 +44,7 @@ class Toy(base.System):
 
     def objective(self, model, batch, extra, context):
         x, y = batch["left"]["x"], batch["right"]["y"]
-        guess = chunks.in_chunks(model, context.microbatches)(x)
+        guess = chunks.in_chunks(type(model).__call__, context.microbatches)(model, x)
         noise = 1e-3 * jax.random.normal(jax.random.fold_in(context.key, 1), y.shape)
         loss = jnp.mean((guess - y - noise) ** 2)
         progress = context.step / context.total_steps

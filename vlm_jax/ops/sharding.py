@@ -9,8 +9,10 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def batch_axes() -> tuple[str, ...]:
-    """The batch axes that the ambient mesh has; empty when no mesh is set."""
-    return tuple(name for name in BATCH_AXES if name in jax.sharding.get_abstract_mesh().axis_names)
+    """The batch axes that the ambient mesh has; empty when no mesh is set, and where a device works on its own rows already."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)) if mesh.axis_names else {}
+    return tuple(name for name in BATCH_AXES if name in kinds and kinds[name] != jax.sharding.AxisType.Manual)
 
 
 def shard_batch(x: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:

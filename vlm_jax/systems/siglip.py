@@ -25,5 +25,5 @@ class Siglip(two_tower.TwoTower):
     ) -> base.Objective:
         image, text = two_tower.embed(model, batch, context)
         bias = model.bias[...]
-        loss = contrastive.sigmoid(image, text, model.scale, bias, form=self.loss_form)
+        loss = contrastive.sigmoid(image, text, model.scale, bias, ids=self.ids(batch["pairs"]), form=self.loss_form)
         return base.Objective(loss, {"scale": model.scale, "bias": bias} | two_tower.similarities(image, text))

@@ -3,7 +3,7 @@
 import dataclasses
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from vlm_jax.errors import InputError
 from vlm_jax.losses import contrastive
-from vlm_jax.models import text
+from vlm_jax.models import choices, text
 from vlm_jax.ops import chunks, images, norm, sharding, tokens
 from vlm_jax.systems import base
 
@@ -71,8 +71,11 @@ class TwoTower(base.System):
     """Patches that training leaves out of every image, for cheaper steps. Evaluation always sees all."""
     loss_form: contrastive.Form = "auto"
     """How the loss over all pairs is computed over a mesh; every form has the same value and gradients."""
+    not_negatives: Literal["none", "same_example", "same_text"] = "none"
+    """Rows that are no negatives of one another: none, those of one example (met twice in a batch), or those whose tokens are equal."""
 
     def __post_init__(self):
+        choices.check(self)
         if self.image.output_dim != self.text.output_dim:
             raise InputError(
                 f"system.text output width {self.text.output_dim} is not the image tower's {self.image.output_dim}: "
@@ -87,6 +90,12 @@ class TwoTower(base.System):
                     "patches to leave out; set it to 1, or take an image tower with tokens such as vit.Config"
                 )
             self.image_tokens.count(self.image.grid)
+
+    def ids(self, pairs: Mapping[str, Array]) -> Int[Array, " b"] | None:
+        """Numbers that are equal for rows that are no negatives of one another; None where all rows are."""
+        if self.not_negatives == "same_example":
+            return pairs["example"]
+        return numbers_of_texts(pairs["tokens"]) if self.not_negatives == "same_text" else None
 
     def check(self, streams: Mapping[str, Any]) -> None:
         pairs = streams.get("pairs")
@@ -131,8 +140,8 @@ def embed(model: Model, batch: base.Batch, context: base.Context) -> tuple[Float
     """Image and text embeddings of the stream `pairs`, each tower over chunks of the batch."""
     pairs = batch["pairs"]
     keep = kept_patches(model, pairs["image"].shape[0], context)
-    image = chunks.in_chunks(model.embed_image, context.microbatches)(pairs["image"], keep)
-    return image, chunks.in_chunks(model.embed_text, context.microbatches)(pairs["tokens"])
+    image = chunks.in_chunks(Model.embed_image, context.microbatches)(model, pairs["image"], keep)
+    return image, chunks.in_chunks(Model.embed_text, context.microbatches)(model, pairs["tokens"])
 
 
 def kept_patches(model: Model, batch_size: int, context: base.Context) -> Int[Array, "b m"] | None:
@@ -142,6 +151,16 @@ def kept_patches(model: Model, batch_size: int, context: base.Context) -> Int[Ar
     rows = sharding.shard_batch(jnp.arange(batch_size))
     key = jax.random.fold_in(context.key, zlib.crc32(b"image_tokens"))
     return tokens.kept(model.image_tokens, key, rows, model.image.config.grid)
+
+
+def numbers_of_texts(tokens: Int[Array, "b t"]) -> Int[Array, " b"]:
+    """A 32-bit hash of each row: equal for equal texts, and for one pair of different ones in four billion."""
+    number = jnp.zeros(tokens.shape[0], jnp.uint32)
+    for t in range(tokens.shape[1]):  # Horner's rule and a mixing shift (the constants of MurmurHash3)
+        number = (number ^ tokens[:, t].astype(jnp.uint32)) * jnp.uint32(0x85EBCA6B)
+        number = (number ^ (number >> 13)) * jnp.uint32(0xC2B2AE35)
+        number = number ^ (number >> 16)
+    return number.astype(jnp.int32)
 
 
 def similarities(image: Float[Array, "b d"], text: Float[Array, "b d"]) -> dict[str, Array]:

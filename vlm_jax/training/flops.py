@@ -46,7 +46,8 @@ def _equation(equation) -> int:
         kernel, spec = equation.invars[1].aval.shape, params["dimension_numbers"].rhs_spec
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[spec[0]]
     if name == "shard_map":
-        return _jaxpr(params["jaxpr"]) * math.prod(params["mesh"].shape.values())
+        axes = {axis for spec in params["in_specs"] for names in spec for axis in (names if isinstance(names, tuple) else (names,))}
+        return _jaxpr(params["jaxpr"]) * math.prod(params["mesh"].shape[axis] for axis in axes - {None})
     inner = [value for value in params.values() if isinstance(value, (core.Jaxpr, core.ClosedJaxpr))]
     if name == "cond":
         return max(_jaxpr(branch.jaxpr) for branch in params["branches"])
