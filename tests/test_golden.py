@@ -38,6 +38,13 @@ def test_resolved_configuration_returns_from_json(recipe):
     assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
 
 
+def test_a_configuration_from_before_a_field_was_added_means_its_default():
+    config, _ = configs.load_recipe(str(ROOT / "configs" / "clip_webdataset.py"))
+    made = configs.to_json(config)
+    del made["system"]["image_tokens"], made["data"]["tokens"]
+    assert configs.from_json(made) == config
+
+
 def test_types_from_elsewhere_need_a_word():
     with pytest.raises(configs.InputError, match="--allow-types subprocess"):
         configs.from_json({"_type": "subprocess.Popen", "args": ["true"]})

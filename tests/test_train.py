@@ -102,6 +102,30 @@ def test_init_from_starts_with_the_weights_of_another_run(finished, tiny_world, 
     jax.tree.map(np.testing.assert_array_equal, weights["average"], source)
 
 
+def test_a_cheap_stage_goes_on_at_full_size(tiny_world, tmp_path):
+    """Half of the patches of 32 pixels and 8 tokens, then all patches of 48 pixels and 24 tokens."""
+
+    def stage(name, *flags):
+        towers = ("--system.image.patch-size", "4", "--system.text.pool", "mean", "--system.text.attention", "bidirectional")
+        hidden = ("--system.text.padding-mask", "pad", "--system.text.pad-id", "0", "--data.caption", "first", "--data.image.flip", "0")
+        flags = _flags(tiny_world, tmp_path / name, *towers, *hidden, "--save-every", "0", *flags)
+        config = configs.parse(configs.load_recipe(RECIPE)[0], flags, prog="test", description="")
+        runs.Run.build(config, name="tiny", devices=jax.devices()[:1]).train()
+        return _losses(tmp_path / name), _weights(tmp_path / name)["params"]["image"]["positions"].shape
+
+    short = ("--system.image-tokens.keep", "0.5", "--data.tokenizer.length", "8", "--data.image.resize-to", "32")
+    large = ("--system.image.image-size", "48", "--data.image.size", "48", "--data.image.resize-to", "48")
+    first, grid = stage("cheap", *short, "--steps", "120", "--optimizer.learning-rate", "3e-3")
+    init = ("--init-from", str(tmp_path / "cheap"), "--weights", "raw")
+    second, larger = stage("large", *large, *init, "--steps", "8")
+    assert (grid, larger) == ((64, 32), (144, 32))
+    chance = np.log(16)
+    assert first[0] > chance and np.mean(first[-8:]) < 0.6 * chance
+    assert max(second) < 0.9 * chance and np.mean(second) < 0.7 * chance
+    with pytest.raises(InputError, match=r"system\.text\.length 25: the weights have positions for 24 tokens"):
+        stage("longer", *init, "--system.text.length", "25")
+
+
 def test_dry_run_prints_sizes_and_writes_nothing(tiny_world, tmp_path, capsys):
     assert train.main([RECIPE, *_flags(tiny_world, tmp_path / "dry"), "--dry-run"]) == 0
     out = capsys.readouterr().out

@@ -119,6 +119,8 @@ def test_parts_of_long_texts_are_random_tokens_or_a_run_between_begin_and_end(ki
     assert drawn["first"] == {tuple(content[:5])}
     assert drawn["block"] == {tuple(run) for run in runs}
     assert len(drawn["random"]) > 20
+    ends = {row[0] for row in drawn["random"]}, {row[-1] for row in drawn["random"]}
+    assert content[0] in ends[0] and content[-1] in ends[1]
     with pytest.raises(ValueError, match="read-only"):
         tokenizer.part(long, "random", np.random.default_rng(0))[0] = 1
 
