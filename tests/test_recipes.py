@@ -52,7 +52,7 @@ def test_real_pictures_are_retrieved_at_ten_times_chance(recipe, steps, tmp_path
 
 @pytest.mark.slow
 def test_eight_chunks_follow_the_curve_of_one(tmp_path, shared_data):
-    """50 steps on emoji; patches without the convolutional stem, whose gradients XLA's CPU backend takes four times as long for in a loop."""
+    """50 steps on emoji, without the convolutional stem, whose gradients take XLA on CPU four times as long in a loop."""
     emoji = shared_data / "noto_emoji"
     curves = []
     for chunks in (1, 8):

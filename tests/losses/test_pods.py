@@ -2,26 +2,40 @@
 
 import functools
 import importlib.util
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "contrastive.py"
+from vlm_jax.losses import contrastive
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def measure():
+def benchmark():
+    spec = importlib.util.spec_from_file_location("contrastive_benchmark", ROOT / "benchmarks" / "contrastive.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def measure(benchmark):
     if importlib.util.find_spec("libtpu") is None:
         reason = "compiles for TPU: needs libtpu, pip install 'jax[tpu]'"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    spec = importlib.util.spec_from_file_location("contrastive_benchmark", BENCHMARK)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return functools.cache(functools.partial(module.measure, topology="v5e:16x16"))
+    return functools.cache(functools.partial(benchmark.measure, topology="v5e:16x16"))
+
+
+def test_the_table_in_the_docs_is_the_one_that_was_measured(benchmark):
+    rows = [benchmark.Row(**row) for row in json.loads((ROOT / "docs" / "contrastive.json").read_text())]
+    assert benchmark.markdown(rows) in (ROOT / "docs" / "contrastive.md").read_text()
+    assert all(row.chosen == contrastive.choose(row.pairs, row.width, benchmark.sides(row.topology), 2) for row in rows)
 
 
 @pytest.mark.slow
