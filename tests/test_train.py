@@ -1,8 +1,10 @@
 """Whole runs: what they leave, how they resume, that every mesh gives the same losses, and what is refused before step one."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -10,12 +12,13 @@ import numpy as np
 import pytest
 
 from vlm_jax import config as configs
-from vlm_jax import evaluate, train
+from vlm_jax import errors, evaluate, train
 from vlm_jax import run as runs
 from vlm_jax.errors import InputError
 from vlm_jax.training import checkpoint, loop, sharding
 from vlm_jax.training import state as states
 
+ROOT = Path(__file__).resolve().parents[1]
 RECIPE = str(Path(__file__).parent / "tiny_recipe.py")
 
 
@@ -69,6 +72,25 @@ def test_an_interrupted_run_goes_on_bit_for_bit(finished, tiny_world, tmp_path, 
     assert _losses(tmp_path / "run") == _losses(finished)
     weights = [_weights(workdir) for workdir in (finished, tmp_path / "run")]
     jax.tree.map(np.testing.assert_array_equal, *weights)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tiny_world, tmp_path):
+    """A preempted process: exit code 3, the step it was at is on disk, and nothing is made again."""
+    flags = [RECIPE, *_flags(tiny_world, tmp_path / "run", "--steps", "40", "--save-every", "0", "--eval-every", "0", "--log-every", "1")]
+    child = subprocess.Popen([sys.executable, "-m", "vlm_jax.train", *flags], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while child.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    child.send_signal(signal.SIGTERM)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == errors.PREEMPTED, said
+    (step,) = checkpoint.steps(tmp_path / "run")
+    assert step < 40 and f"stopped: SIGTERM after step {step} of 40, which is saved" in said
+    assert train.main(flags) == 0
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 41))
+    first, second = json.loads((tmp_path / "run" / "goodput.json").read_text())
+    assert (first["last_step"], second["first_step"], second["last_step"]) == (step, step, 40)
 
 
 def _weights(workdir):

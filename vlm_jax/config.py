@@ -6,15 +6,20 @@ import importlib
 import importlib.util
 import io
 import json
+import os
 import re
+import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import tyro
 
-from vlm_jax.errors import BAD_INPUT, InputError
+from vlm_jax import errors
+from vlm_jax.errors import InputError
 from vlm_jax.systems import base
 from vlm_jax.training import checkpoint, sharding
 from vlm_jax.training import optimizer as optimizers
@@ -46,6 +51,9 @@ class Config:
     """What parameters that system.frozen finds are kept in."""
     microbatches: int = 1
     """Runs the towers over this many chunks of the batch with recomputation; loss and gradients stay exact."""
+    stuck_after: float = 1800.0
+    """Seconds without a step, or an evaluation or save that ends, after which the stacks of all threads are printed and the run ends with
+    exit code 4; 0: never."""
     max_skipped: int = 10
     """Steps in a row with a loss or gradient that is not finite before the run stops. Such steps change nothing."""
     weights: Literal["auto", "ema", "raw"] = "auto"
@@ -138,12 +146,26 @@ def _one_line(box: str) -> str:
 
 
 def entry_point(run) -> None:
-    """Calls `run(argv)`; what the user can mend is one line and exit code 2."""
+    """Calls `run(argv)` and exits with the code of how it ended; what is no fault of the code is one line, without a traceback.
+
+    One of several processes leaves at once after an error: an orderly exit would wait for the others, which wait for it.
+    """
     try:
         code = run(sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 128 + signal.SIGINT
+    except Exception as error:
+        code = errors.exit_code(error)
+        if code == errors.FAULT or (code == errors.INFRASTRUCTURE and not isinstance(error, errors.InfrastructureError)):
+            traceback.print_exc()
+        if code != errors.FAULT:
+            kind = {errors.PREEMPTED: "stopped", errors.INFRASTRUCTURE: "infrastructure"}.get(code, "error")
+            print(f"{kind}: {str(error) or type(error).__name__}", file=sys.stderr)
+        if jax.distributed.is_initialized() and jax.process_count() > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     sys.exit(code)
 
 

@@ -18,7 +18,7 @@ from vlm_jax.config import Config
 from vlm_jax.data import pipeline
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import suite as suites
-from vlm_jax.training import checkpoint, duration, flops, loop, sharding, step, tree
+from vlm_jax.training import checkpoint, duration, flops, goodput, interruption, loop, sharding, step, tree, watchdog
 from vlm_jax.training import log as logs
 from vlm_jax.training import state as states
 
@@ -44,6 +44,8 @@ class Run:
     order: dict[str, Any]
     """What the order of the data follows from; kept with every checkpoint and compared on resume."""
     summary: str
+    began: float
+    """When the building began, in seconds since 1970."""
 
     @classmethod
     def build(
@@ -58,6 +60,7 @@ class Run:
         Raises:
           InputError: something in the configuration or the data cannot work.
         """
+        began = time.time()
         mesh = config.mesh.make(devices)
         for stream in config.streams.values():
             sharding.check_batch(stream.batch_size or config.batch_size, mesh, config.microbatches)
@@ -118,6 +121,7 @@ class Run:
             summary=f"{jax.device_count()} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}, {config.precision}; "
             + "; ".join(f"{name}: {d.train_records:,} examples" for name, d in descriptions.items())
             + f"; {intervals.total:,} steps of {batch_size:,} ({intervals.total * batch_size / examples:.1f} epochs)",
+            began=began,
         )
 
     def train(self) -> None:
@@ -132,15 +136,18 @@ class Run:
         say = print if jax.process_index() == 0 else lambda *_, **__: None
         say(states.table(self.model, self.mesh, self.config.optimizer))
         say(self.summary)
+        account = goodput.Goodput(workdir if jax.process_index() == 0 else None, self.began)
+        guards = watchdog.Watchdog(self.config.stuck_after), interruption.Interruption()
         checkpoints = checkpoint.Checkpoints(workdir, self.config.keep)
-        with jax.set_mesh(self.mesh):
+        with jax.set_mesh(self.mesh), guards[0], guards[1]:
             try:
-                state = self._start(checkpoints, say)
+                with account.spent("start" if checkpoints.latest is None else "restore"):
+                    state = self._start(checkpoints, say)
                 if int(state["step"]) >= self.intervals.total:
                     say(f"step {int(state['step'])}: nothing left to train; raise --steps or choose another --workdir")
                     self.suite.run(int(state["step"]), state, workdir, rows=logs.read(workdir))
                 else:
-                    self._fit(state, checkpoints, workdir)
+                    self._fit(state, checkpoints, workdir, account, *guards)
             finally:
                 checkpoints.close()
                 self.batches.close()
@@ -219,7 +226,15 @@ class Run:
         state = jax.device_put(state, {name: self.shardings[name] for name in state})  # adapted ones may lie elsewhere
         return state | {"average": self.config.optimizer.average().init(state["params"])}
 
-    def _fit(self, state: states.State, checkpoints: checkpoint.Checkpoints, workdir: Path) -> None:
+    def _fit(
+        self,
+        state: states.State,
+        checkpoints: checkpoint.Checkpoints,
+        workdir: Path,
+        account: goodput.Goodput,
+        guard: watchdog.Watchdog,
+        interrupted: interruption.Interruption,
+    ) -> None:
         first_batch = next(self.batches)
         forward = flops.forward(self.forward, state, sharding.put_batch(first_batch, self.mesh))
         log = logs.Log(
@@ -253,10 +268,17 @@ class Run:
                     number, state, {"position": self.batches.get_state(), "order": self.order}
                 ),
                 max_skipped=self.config.max_skipped,
+                account=account,
+                watchdog=guard,
+                interruption=interrupted,
             )
-            checkpoints.wait()
+            with account.spent("save"):
+                checkpoints.wait()
         finally:
             log.close()
+        seconds = account.note(self.intervals.total)
+        if jax.process_index() == 0:
+            print(f"goodput     {goodput.text(seconds)}")
 
 
 def _intervals(config: Config, batch_size: int, examples: int) -> tuple[loop.Intervals, dict[str, int]]:

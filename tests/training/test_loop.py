@@ -1,21 +1,25 @@
 """The loop's order and the log: what is written when, rates, and the stop after steps that are not finite."""
 
 import json
+import signal
+import time
 
 import jax.numpy as jnp
 import pytest
 
+from vlm_jax.errors import Preempted
+from vlm_jax.training import goodput, interruption, loop, watchdog
 from vlm_jax.training import log as logs
-from vlm_jax.training import loop
 
 
 def _log(workdir, first=0, total=6):
     return logs.Log(workdir, total_steps=total, first_step=first, batch_size=8, flops_per_example=1e9, peak_flops=1e12)
 
 
-def _fit(tmp_path, *, losses, log_every=1, evaluate_every=2, save_every=3, max_skipped=2):
+def _fit(tmp_path, *, losses, log_every=1, evaluate_every=2, save_every=3, max_skipped=2, signal_at=0):
     """Runs the loop over steps with these losses; returns what happened, in order."""
     events = []
+    interrupted = interruption.Interruption()
 
     def batches():
         for number, loss in enumerate(losses):
@@ -23,23 +27,31 @@ def _fit(tmp_path, *, losses, log_every=1, evaluate_every=2, save_every=3, max_s
             yield loss
 
     def step(state, loss):
+        if int(state["step"]) + 1 == signal_at:
+            signal.raise_signal(signal.SIGTERM)
         skipped = jnp.asarray(int(loss != loss))
         return {"step": state["step"] + 1}, {"loss": jnp.asarray(loss), "skipped": skipped}
 
     log = _log(tmp_path, total=len(losses))
     try:
-        loop.fit(
-            {"step": jnp.asarray(0)},
-            batches(),
-            step=step,
-            put=lambda batch: batch,
-            rate=lambda step: 0.1 * step,
-            intervals=loop.Intervals(total=len(losses), log=log_every, evaluate=evaluate_every, save=save_every),
-            log=log,
-            evaluate=lambda number, state: events.append(f"evaluate {number}"),
-            save=lambda number, state: events.append(f"save {number}"),
-            max_skipped=max_skipped,
-        )
+        with interrupted:
+            loop.fit(
+                {"step": jnp.asarray(0)},
+                batches(),
+                step=step,
+                put=lambda batch: batch,
+                rate=lambda step: 0.1 * step,
+                intervals=loop.Intervals(total=len(losses), log=log_every, evaluate=evaluate_every, save=save_every),
+                log=log,
+                evaluate=lambda number, state: events.append(f"evaluate {number}"),
+                save=lambda number, state: events.append(f"save {number}"),
+                max_skipped=max_skipped,
+                account=goodput.Goodput(tmp_path, time.time()),
+                watchdog=watchdog.Watchdog(0),
+                interruption=interrupted,
+            )
+    except Preempted as stopped:
+        events.append(str(stopped))
     finally:
         log.close()
     return events, logs.read(tmp_path)
@@ -49,6 +61,18 @@ def test_evaluation_and_save_come_before_the_next_batch_is_taken(tmp_path):
     events, _ = _fit(tmp_path, losses=[1.0, 2.0, 3.0, 4.0])
     batches = [f"batch {i}" for i in range(4)]
     assert events == [*batches[:2], "evaluate 2", batches[2], "save 3", batches[3], "evaluate 4", "save 4"]
+
+
+def test_a_signal_saves_after_its_step_and_ends_the_run(tmp_path):
+    events, rows = _fit(tmp_path, losses=[1.0, 2.0, 3.0, 4.0], evaluate_every=2, save_every=3, signal_at=2)
+    assert events[:3] == ["batch 0", "batch 1", "save 2"] and len(events) == 4
+    assert events[3].startswith("SIGTERM after step 2 of 4, which is saved")
+    assert [row["step"] for row in rows] == [1, 2]
+
+
+def test_a_signal_during_the_last_step_changes_nothing(tmp_path):
+    events, _ = _fit(tmp_path, losses=[1.0, 2.0], evaluate_every=0, save_every=0, signal_at=2)
+    assert events == ["batch 0", "batch 1", "evaluate 2", "save 2"]
 
 
 def test_metrics_are_stamped_with_their_own_step(tmp_path):
@@ -96,4 +120,6 @@ def test_lines_beyond_the_checkpoint_are_made_again(tmp_path):
 def test_wandb_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(logs.InputError, match="pip install wandb"):
-        logs.Log(tmp_path, total_steps=1, first_step=0, batch_size=1, flops_per_example=1, peak_flops=None, wandb="mine")
+        logs.Log(
+            tmp_path, total_steps=1, first_step=0, batch_size=1, flops_per_example=1, peak_flops=None, wandb="mine"
+        )

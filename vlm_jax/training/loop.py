@@ -1,5 +1,6 @@
 """The loop: step, evaluate, save, and only then the next batch, so that a saved position is the next step's."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -7,11 +8,15 @@ from typing import Any
 
 import jax
 
+from vlm_jax.errors import InputError, Preempted
+from vlm_jax.training import goodput
+from vlm_jax.training.interruption import Interruption
 from vlm_jax.training.log import Log
 from vlm_jax.training.state import State
+from vlm_jax.training.watchdog import Watchdog
 
 
-class NotFinite(FloatingPointError):
+class NotFinite(InputError):
     """Too many steps in a row had a loss or gradient that is not finite; none of them changed the state."""
 
 
@@ -41,6 +46,9 @@ def fit(
     evaluate: Callable[[int, State], None],
     save: Callable[[int, State], None],
     max_skipped: int,
+    account: goodput.Goodput,
+    watchdog: Watchdog,
+    interruption: Interruption,
 ) -> State:
     """Trains from the state's step to the last.
 
@@ -51,9 +59,13 @@ def fit(
       put: makes global arrays of a host batch.
       rate: learning rate by step, for the log.
       max_skipped: steps in a row that may be skipped.
+      account: of the time that is not spent on steps.
+      watchdog: is told of everything that ends.
+      interruption: asked after every step whether it shall be the last.
 
     Raises:
       NotFinite: more than `max_skipped` steps in a row were skipped.
+      Preempted: the run was asked to stop; the state after its last step is given to `save`.
     """
     first = int(state["step"])
     pending: tuple[int, Any] | None = None
@@ -71,26 +83,45 @@ def fit(
         if metrics["skipped"]:
             log.say(f"step {number}: loss {metrics['loss']} or its gradient is not finite; the step is skipped")
         if skipped_in_a_row >= max_skipped:
-            raise NotFinite(f"{skipped_in_a_row} steps in a row up to step {number} were not finite; the state is that before them")
+            raise NotFinite(
+                f"{skipped_in_a_row} steps in a row up to step {number} were not finite; the state is that before them. Lower "
+                "--optimizer.learning-rate, or look at these batches; --max-skipped allows more"
+            )
         if intervals.due(number, intervals.log) or number == first + 1:
-            metrics |= {"skipped": skipped, "learning_rate": float(rate(number - 1))}
+            share = goodput.share(account.note(number))
+            metrics |= {"skipped": skipped, "learning_rate": float(rate(number - 1)), "goodput": share}
             log.train(number, metrics, time.perf_counter() if ended is None else ended)
 
+    account.trains_from(first)
     for number in range(first + 1, intervals.total + 1):
         began = time.perf_counter()
-        batch = put(next(batches))
+        watchdog.beat(f"waiting for the data of step {number}")
+        with account.spent("data wait"):
+            batch = put(next(batches))
         waited = time.perf_counter() - began
-        state, metrics = step(state, batch)
+        watchdog.beat(f"step {number}")
+        with account.spent("compile") if number == first + 1 else contextlib.nullcontext():
+            state, metrics = step(state, batch)
         read(began)
         log.wait(waited)
         pending = number, metrics
-        evaluating, saving = intervals.due(number, intervals.evaluate), intervals.due(number, intervals.save)
+        signal = interruption.wished(number) if number < intervals.total else None
+        evaluating = intervals.due(number, intervals.evaluate) and not signal
+        saving = intervals.due(number, intervals.save) or bool(signal)
         if evaluating or saving:
             read()
             if evaluating:
-                evaluate(number, state)
+                watchdog.beat(f"evaluation after step {number}")
+                with account.spent("evaluate"):
+                    evaluate(number, state)
             if saving:
-                save(number, state)
+                watchdog.beat(f"save after step {number}")
+                with account.spent("save"):
+                    save(number, state)
+            account.note(number)
             log.start_interval(number, time.perf_counter())
+        if signal:
+            raise Preempted(f"{signal} after step {number} of {intervals.total}, which is saved; the same command goes on from there")
     read()
+    watchdog.beat("the end of the run")
     return state
