@@ -105,6 +105,7 @@ def load_recipe(path: str) -> tuple[Config, str]:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec and spec.loader, "a .py file has both"
     module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)  # where help texts look for the source of the recipe's own classes
     spec.loader.exec_module(module)
     if not hasattr(module, "config"):
         raise InputError(f"recipe {path}: it defines no function config()")
@@ -197,6 +198,20 @@ def from_json(value: Any, *, allow: Sequence[str] = ()) -> Any:
         return value
     fields = {key: from_json(item, allow=allow) for key, item in value.items() if key != "_type"}
     return _class_named(value["_type"], allow)(**_known(value["_type"], fields, allow)) if "_type" in value else fields
+
+
+def modules(config: Config) -> list[str]:
+    """The modules of a configuration's types, which whoever made it has imported: to be allowed when an earlier one is read."""
+
+    def named(value: Any) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(named, value))
+        if not isinstance(value, dict):
+            return set()
+        own = {value["_type"].rpartition(".")[0]} if "_type" in value else set()
+        return own.union(*(named(item) for item in value.values()))
+
+    return sorted(named(to_json(config)))
 
 
 def _class_named(name: str, allow: Sequence[str]) -> type:

@@ -318,7 +318,7 @@ def _prepare(workdir: Path, config: Config) -> None:
     """Makes the folder and keeps the configuration in it; does not go on with another model in the same place."""
     kept = workdir / "config.json"
     if kept.is_file():
-        before, now = configs.to_json(configs.load(kept))["system"], configs.to_json(config)["system"]
+        before, now = configs.to_json(configs.load(kept, allow=configs.modules(config)))["system"], configs.to_json(config)["system"]
         changed = sorted(name for name in now if now[name] != before.get(name))
         if changed:
             raise InputError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from vlm_jax import config as configs
 from vlm_jax import run
 from vlm_jax.errors import DONE, InputError
+from vlm_jax.training import processes
 
 USAGE = """usage: python -m vlm_jax.train RECIPE [--field value ...] [--dry-run] [--help]
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     default, description = configs.load_recipe(recipe)
     chosen = [argument for argument in overrides if argument != "--dry-run"]
     config = configs.parse(default, chosen, prog=f"python -m vlm_jax.train {recipe}", description=description)
+    processes.start()
     built = run.Run.build(config, name=Path(recipe).stem)
     if "--dry-run" in overrides:
         built.try_out()
