@@ -35,7 +35,7 @@ class Watchdog:
         """Something has ended, and this is what comes next."""
         self._last, self._doing = time.monotonic(), doing
         if self._seconds and not self._over.is_set():
-            faulthandler.dump_traceback_later(1.2 * self._seconds + 1, exit=True)
+            faulthandler.dump_traceback_later(1.2 * self._seconds + 1, exit=True, file=_file())
 
     def _watch(self) -> None:
         while not self._over.wait(min(self._seconds / 10, 1.0)):
@@ -47,6 +47,11 @@ class Watchdog:
                     file=sys.stderr,
                     flush=True,
                 )
-                faulthandler.dump_traceback(all_threads=True)
+                faulthandler.dump_traceback(all_threads=True, file=_file())
                 sys.stderr.flush()
                 os._exit(INFRASTRUCTURE)
+
+
+def _file():
+    """Standard error as the process has it; what notebooks and tests put in its place is no file."""
+    return sys.__stderr__ or sys.stderr
