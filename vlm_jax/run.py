@@ -133,6 +133,8 @@ class Run:
         began = time.perf_counter()
         workdir = Path(self.config.workdir)
         _prepare(workdir, self.config)
+        process = f"-{jax.process_index()}" if jax.process_count() > 1 else ""
+        self.batches.bad_records.log_to(workdir / f"bad_records{process}.jsonl")
         say = print if jax.process_index() == 0 else lambda *_, **__: None
         say(states.table(self.model, self.mesh, self.config.optimizer))
         say(self.summary)
@@ -271,6 +273,7 @@ class Run:
                 account=account,
                 watchdog=guard,
                 interruption=interrupted,
+                bad_records=lambda: self.batches.bad_records.count,
             )
             with account.spent("save"):
                 checkpoints.wait()

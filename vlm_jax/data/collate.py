@@ -34,8 +34,12 @@ def pairs(
     captions = example.get("captions")
     if not captions:
         raise records.RecordError("has no caption")
+    if not isinstance(captions, (list, tuple)):
+        raise records.RecordError(f"its captions are a {type(captions).__name__}, not a list")
     if not example.get("image"):
         raise records.RecordError("has no image")
+    if not isinstance(example["image"], bytes):
+        raise records.RecordError(f"its image is a {type(example['image']).__name__}, not bytes")
     choice = int(rng.integers(len(captions))) if caption == "random" and rng is not None and len(captions) > 1 else 0
     if not isinstance(captions[choice], str):
         raise records.RecordError(f"caption {choice} is a {type(captions[choice]).__name__}, not a string")

@@ -7,7 +7,7 @@ import warnings
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vlm_jax import errors
 from vlm_jax.data import records
@@ -150,7 +150,8 @@ def _load(data: bytes, max_pixels: int, draft: int) -> Image.Image:
     except (records.RecordError, MemoryError):
         raise
     except Exception as error:  # Pillow raises nearly every type, from SyntaxError to struct.error
-        raise records.RecordError(f"image of {len(data)} bytes cannot be decoded: {error}") from error
+        why = "none of the known formats" if isinstance(error, UnidentifiedImageError) else error
+        raise records.RecordError(f"image of {len(data)} bytes cannot be decoded: {why}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

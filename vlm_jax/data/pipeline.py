@@ -2,11 +2,13 @@
 
 A stream has ONE order, over positions 0, 1, 2 ... without end: the records shuffled anew every epoch. Row r of global batch k of a
 stream with batch size B is position k B + r, and what is drawn at random for it (caption, crop, flip) comes from a
-generator of that position. A process builds only the rows it feeds; threads and worker processes build whole batches of theirs; the
-state of the iterator is the number of the next batch and nothing else.
+generator of that position; where its record cannot be used, another one is drawn from the same generator (`bad_records`). A process
+builds only the rows it feeds; threads and worker processes build whole batches of theirs; the state of the iterator is the number of
+the next batch, and what was counted of bad records up to there.
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, Protocol
@@ -16,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from vlm_jax import errors
-from vlm_jax.data import collate, images, records, sources, text, vocabulary
+from vlm_jax.data import bad_records, collate, images, records, sources, text, vocabulary
 
 Batch = dict[str, dict[str, np.ndarray]]
 Rows = Callable[[int], np.ndarray]
@@ -48,6 +50,8 @@ class Stream(Protocol):
     """Examples in a global batch of this stream; 0: the run's batch size."""
     val: str
     """What evaluators without data of their own evaluate."""
+    bad_records: float
+    """Share of the examples that may be unusable before the run stops."""
     image: images.Transform
     tokenizer: text.Tokenizer
 
@@ -81,6 +85,13 @@ class Pairs:
     block, a run from a random place (CLIPA). Evaluation sees the first ones."""
     batch_size: int = 0
     """Examples in a global batch of this stream; 0: the run's batch size."""
+    bad_records: float = 0.01
+    """Share of the examples that may be unusable (no caption, a broken image, damaged bytes) before the run stops; until then others take
+    their place. 0: the first one stops it."""
+
+    def __post_init__(self):
+        if not 0 <= self.bad_records <= 1:
+            raise errors.InputError(f"data.bad_records {self.bad_records}: a share of the examples, from 0 to 1")
 
     def prepared(self) -> "Pairs":
         """The same stream with a vocabulary that exists: trains the one that `tokenizer.path` asks for.
@@ -173,38 +184,46 @@ def train_iterator(
         examples[name] = epoch.repeat()
         own_rows[name] = np.arange(size) if rows is None else np.asarray(rows(size))
         _check_rows(name, own_rows[name], size)
-    return BatchIterator(_Batches(examples, sizes, own_rows), workers=workers, threads=threads)
+    account = bad_records.Account(
+        {name: stream.bad_records for name, stream in streams.items()}, {name: len(own) for name, own in own_rows.items()}
+    )
+    return BatchIterator(_Batches(examples, sizes, own_rows), account, workers=workers, threads=threads)
 
 
 class BatchIterator(grain.DatasetIterator):
-    """Iterates over global batches from a given one on. Its state is {"step": number of the next batch}.
+    """Iterates over global batches from a given one on. Its state is {"step": number of the next batch}, with the counts of bad records.
 
     The state knows nothing of hosts, workers and threads, so a run may go on with others. Close it when done: workers are processes.
     """
 
-    def __init__(self, batches: grain.MapDataset, *, workers: int, threads: int):
+    def __init__(self, batches: grain.MapDataset, account: bad_records.Account, *, workers: int, threads: int):
         super().__init__()
+        self.bad_records = account
+        """Of the batches taken so far."""
         self._batches, self._workers, self._threads = batches, workers, threads
         self._step = 0
         self._open = True
         self._iterator: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
-        batch = next(self._started())
+        batch, bad = next(self._started())
+        self.bad_records.add(self._step, bad)
         self._step += 1
         return batch
 
-    def get_state(self) -> dict[str, int]:
-        """{"step": k}: the next batch is global batch k."""
-        return {"step": self._step}
+    def get_state(self) -> dict[str, Any]:
+        """{"step": k}: the next batch is global batch k. Where records were bad, {"bad_records": {stream: [bad, seen]}} as well."""
+        counts = self.bad_records.state()
+        return {"step": self._step} | ({"bad_records": counts} if counts else {})
 
-    def set_state(self, state: Mapping[str, int]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on at global batch `state["step"]`."""
         step = int(state["step"])
         if step < 0:
             raise ValueError(f"step {step} of the state is negative")
         self._stop()
         self._step = step
+        self.bad_records.set_state(step, state.get("bad_records", {}))
 
     def start_prefetch(self) -> None:
         """Starts to read ahead, so that the first batch is ready when it is asked for."""
@@ -266,20 +285,16 @@ class _LoadPair(grain.transforms.RandomMap):
     caption: Literal["random", "first"]
     tokens: text.Part
 
-    def random_map(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        example = self.source[index]
-        try:
-            return collate.pairs(
-                example,
-                index,
-                transform=self.transform,
-                tokenizer=self.tokenizer.load(),
-                caption=self.caption,
-                tokens=self.tokens,
-                rng=rng,
-            )
-        except records.RecordError as error:
-            raise records.RecordError(f"{self.source.where(index)}: {error}") from error
+    def random_map(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        load = functools.partial(
+            collate.pairs,
+            transform=self.transform,
+            tokenizer=self.tokenizer.load(),
+            caption=self.caption,
+            tokens=self.tokens,
+            rng=rng,
+        )
+        return bad_records.replaced(self.source, index, load, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,11 +307,13 @@ class _LoadImage(grain.transforms.Map):
         try:
             return index, example, self.transform(example["image"])
         except records.RecordError as error:
-            raise records.RecordError(f"{self.source.where(index)}: {error}") from error
+            raise records.RecordError(
+                f"{self.source.where(index)}: {error}. An evaluation leaves nothing out: mend this record, or take it out of the shard"
+            ) from error
 
 
 class _Batches(grain.MapDataset):
-    """Element k: this process's rows of global batch k, of every stream."""
+    """Element k: this process's rows of global batch k, of every stream; and (stream, row, BadRecord) of those that were replaced."""
 
     def __init__(self, streams: Mapping[str, grain.MapDataset], sizes: Mapping[str, int], rows: Mapping[str, np.ndarray]):
         super().__init__(tuple(streams.values()))
@@ -313,10 +330,16 @@ class _Batches(grain.MapDataset):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
-        return {
-            name: collate.stack([examples[index * self._sizes[name] + row] for row in self._rows[name]])
-            for name, examples in self._streams.items()
-        }
+        batch, bad = {}, []
+        for name, examples in self._streams.items():
+            rows = [examples[index * self._sizes[name] + row] for row in self._rows[name]]
+            bad += [
+                (name, number, row.pop(bad_records.FIELD))
+                for number, row in zip(self._rows[name], rows, strict=True)
+                if bad_records.FIELD in row
+            ]
+            batch[name] = collate.stack(rows)
+        return batch, tuple(bad)
 
 
 def _check_rows(name: str, rows: np.ndarray, size: int) -> None:

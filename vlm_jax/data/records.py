@@ -42,7 +42,7 @@ def decode(data: bytes) -> dict[str, Any]:
     """
     try:
         record = msgpack.unpackb(data, ext_hook=_unpack_array, raw=False, strict_map_key=True)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except Exception as error:  # the header of an array may hold anything, and numpy raises many types
         raise RecordError(f"not a msgpack record ({error}); write it with vlm_jax.data.records.write") from error
     if not isinstance(record, dict):
         raise RecordError(f"a {type(record).__name__}, not a map; write it with vlm_jax.data.records.write")

@@ -168,13 +168,15 @@ class WebDataset(_Sharded):
         self._lock = threading.Lock()
 
     def __getitem__(self, index: int) -> Example:
-        """Raises RecordError for a member that is cut short or is no valid text."""
+        """Raises RecordError for a member that is cut short or is no valid text, InfrastructureError where the disk fails."""
         shard, place = self._find(index)
         entry = self._table(shard)[place]
         try:
             return self._example(shard, entry)
-        except (ValueError, OSError) as error:
+        except (ValueError, RecursionError) as error:
             raise records.RecordError(f"{self.where(index)}: {error}") from error
+        except OSError as error:
+            raise errors.InfrastructureError(f"{self.where(index)}: cannot be read ({error}); is the disk still there?") from error
 
     def where(self, index: int) -> str:
         """Shard and key, for messages."""

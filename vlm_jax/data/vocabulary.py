@@ -11,6 +11,7 @@ from typing import Any
 import sentencepiece
 
 from vlm_jax import errors
+from vlm_jax.data import records
 
 _CAPTIONS = 200_000
 """Captions that a vocabulary is trained on, from the start of the shards."""
@@ -43,6 +44,16 @@ def train(texts: Iterable[str], size: int, *, threads: int = 1) -> bytes:
     return model.getvalue()
 
 
+def _captions(source: Any) -> Iterable[str]:
+    """Those of the usable records; a training step replaces and counts the others."""
+    for index in range(len(source)):
+        try:
+            captions = source[index]["captions"]
+        except records.RecordError:
+            continue
+        yield from (caption for caption in captions if isinstance(caption, str))
+
+
 def of_captions(source: Any, size: int) -> str:
     """The path of a model of `size` pieces trained on the captions of a source; made once and kept in the cache folder.
 
@@ -53,8 +64,7 @@ def of_captions(source: Any, size: int) -> str:
     name = hashlib.sha256(f"{source.fingerprint} {size}".encode()).hexdigest()[:12]
     path = root / f"captions-{name}.model"
     if not path.is_file():
-        captions = (caption for i in range(len(source)) for caption in source[i]["captions"])
-        model = train(itertools.islice(captions, _CAPTIONS), size)
+        model = train(itertools.islice(_captions(source), _CAPTIONS), size)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             root.mkdir(parents=True, exist_ok=True)
