@@ -88,6 +88,24 @@ def test_a_tar_cut_after_it_was_indexed_is_noticed(tmp_path, write_tar, members)
         tar_index.load(path)
 
 
+def test_a_copy_that_broke_off_in_a_file_of_full_size_is_noticed(tmp_path, write_tar, members):
+    """A copy program that reserves the space first leaves zeros, which look like the end of an archive."""
+    path = write_tar(tmp_path / "a.tar", [*members, ("last.png", bytes(3 * 2**20))])
+    size = os.path.getsize(path)
+    os.truncate(path, 20 * 1024)
+    os.truncate(path, size)
+    with pytest.raises(errors.InputError, match=r"a\.tar: \d+ bytes follow the end of its 20 members: an unfinished copy"):
+        tar_index.load(path)
+
+
+def test_two_tars_in_one_file_are_refused(tmp_path, write_tar, members):
+    first, second = (write_tar(tmp_path / name, part) for name, part in (("a.tar", members[:20]), ("b.tar", members[20:])))
+    with open(first, "ab") as file:
+        file.write(open(second, "rb").read())
+    with pytest.raises(errors.InputError, match="another archive follows the end of its 20 members"):
+        tar_index.load(first)
+
+
 def test_what_is_no_tar_says_why(tmp_path, write_tar):
     for name, content, message in (
         ("empty.tar", b"", "an empty file"),

@@ -22,6 +22,8 @@ _VERSION = 2
 _HEADER = 16
 """Bytes before the entries of a kept index: the width of the keys and the number of entries."""
 _BLOCK = 512
+_LONGEST_RECORD = 2**20
+"""Tars are filled up with zeros to a multiple of 20 blocks, or of what their writer was told."""
 
 
 def cache_folder() -> pathlib.Path:
@@ -102,14 +104,20 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _check_end(path: str, end: int, count: int) -> None:
-    """After the last member a complete archive has two blocks of zeros."""
+    """After the last member a complete archive has two blocks of zeros, and zeros up to the end of its last record of blocks."""
+    size = os.path.getsize(path)
     with open(path, "rb") as file:
         file.seek(end)
         trailer = file.read(2 * _BLOCK)
-    if len(trailer) < 2 * _BLOCK or any(trailer):
-        raise errors.InputError(
-            f"{path}: truncated: {count} members and {os.path.getsize(path)} bytes, but no end of archive; copy it again"
-        )
+        if len(trailer) < 2 * _BLOCK or any(trailer):
+            raise errors.InputError(f"{path}: truncated: {count} members and {size} bytes, but no end of archive; copy it again")
+        if size - end > _LONGEST_RECORD + 2 * _BLOCK:
+            raise errors.InputError(
+                f"{path}: {size - end} bytes follow the end of its {count} members: an unfinished copy, or several tars in one file; "
+                "copy it again, or name the tars one by one"
+            )
+        if file.read().strip(b"\0"):
+            raise errors.InputError(f"{path}: another archive follows the end of its {count} members; name the tars one by one")
 
 
 def _why_unreadable(path: str) -> str:
