@@ -106,6 +106,13 @@ def test_a_run_goes_past_bombs_climbing_names_and_scripts(tmp_path, monkeypatch)
     print(f"R14: a bomb and an empty image under climbing names, 2 of 16 replaced, written: {len(rows)} lines of bad_records.jsonl")
 
 
+def test_a_key_commands_no_terminal(tmp_path):
+    source = sources.open_source(tar_of(tmp_path / "a.tar", [("a\x1b[2J\nerror: b.png", b"i"), ("a\x1b[2J\nerror: b.txt", b"\xff")]))
+    with pytest.raises(errors.InputError) as error:
+        source[0]
+    assert str(error.value).startswith(f"{tmp_path}/a.tar: a\\x1b[2J\\nerror: b: ") and str(error.value).isprintable()
+
+
 @pytest.mark.parametrize("kind", ["symlink", "hardlink"])
 def test_links_in_a_tar_lead_nowhere(tmp_path, kind):
     path = tmp_path / "a.tar"

@@ -201,6 +201,15 @@ def test_data_with_just_the_share_pass_and_with_twice_the_share_do_not():
     assert stopped == {0.01: 0, 0.02: 50}
 
 
+def test_the_share_goes_on_where_another_number_of_hosts_saved():
+    """A state of a process that fed 100 rows a batch, read by one that feeds 10."""
+    before, after = account(0.02, rows=100), account(0.02, rows=10)
+    before.add(0, [bad(i) for i in range(3)])
+    after.set_state(1, before.state())
+    after.add(1, [])
+    assert after.state() == {"pairs": [3, 110]}
+
+
 def test_data_without_a_usable_record_stop_at_the_first_batch(tmp_path, merges):
     (path,) = records.write(str(tmp_path / "a"), [{"image": b"x", "captions": ["low"]}] * 20, 1)
     stream = pipeline.Pairs(

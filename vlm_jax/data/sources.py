@@ -179,9 +179,10 @@ class WebDataset(_Sharded):
             raise errors.InfrastructureError(f"{self.where(index)}: cannot be read ({error}); is the disk still there?") from error
 
     def where(self, index: int) -> str:
-        """Shard and key, for messages."""
+        """Shard and key, for messages: what a terminal would obey is escaped."""
         shard, place = self._find(index)
-        return f"{self.paths[shard]}: {tar_index.key(self._table(shard)[place])}"
+        key = tar_index.key(self._table(shard)[place])
+        return f"{self.paths[shard]}: {''.join(c if c.isprintable() else repr(c)[1:-1] for c in key)}"
 
     def _example(self, shard: int, entry: Any) -> Example:
         example: Example = {}
