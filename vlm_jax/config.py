@@ -45,6 +45,9 @@ class Config:
     """Interval of checkpoints; the last step is always saved. 0: only the last."""
     keep: int = 2
     """Checkpoints that stay on disk."""
+    on_corrupt: Literal["previous", "stop"] = "previous"
+    """What happens where files of the last checkpoint are missing or not as written: the last good one is used, or the run ends with exit
+    code 4."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What all towers compute in. Parameters, norms, softmax and losses are float32 in any case."""
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -21,7 +21,8 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m vlm_jax.evaluate",
         description="Evaluates a checkpoint and writes evaluation.json and report.html.",
         epilog="Further --field value override the run's configuration, such as --evaluators.retrieval.data SHARDS, "
-        "--batch-size 512 or --mesh.data 4. Exit codes: 0 done, 1 fault in code, 2 bad input or configuration.",
+        "--batch-size 512 or --mesh.data 4. Exit codes: 0 done, 1 fault in code, 2 bad input or configuration, "
+        "4 infrastructure, such as a damaged checkpoint.",
     )
     parser.add_argument("--checkpoint", required=True, metavar="WORKDIR|STEP_DIR", help="a run (its last step) or one checkpoint of it")
     parser.add_argument("--tasks", nargs="+", metavar="NAME", help="evaluators of the run's configuration (default: all)")
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         name=workdir.absolute().name,
         config=configs.to_json(config),
     )
-    weights, step = checkpoint.load_weights(workdir, at, states.weights_of(model), mesh)
+    weights, step = checkpoint.load_weights(workdir, at, states.weights_of(model), mesh, on_corrupt=config.on_corrupt)
     out = Path(options.out or workdir)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -192,9 +192,9 @@ class Run:
 
     def _start(self, checkpoints: checkpoint.Checkpoints, say) -> states.State:
         """The last checkpoint of the workdir, or fresh weights, or those that init_from names."""
-        latest = checkpoints.latest
-        if latest is not None:
-            state, data = checkpoints.restore(latest, jax.eval_shape(self.init), self.mesh)
+        found = checkpoints.resume(jax.eval_shape(self.init), self.mesh, self.config.on_corrupt)
+        if found is not None:
+            latest, state, data = found
             before = data["order"]
             changed = [f"{name} was {before.get(name)}, is {now}" for name, now in self.order.items() if before.get(name) != now]
             if changed:
@@ -214,7 +214,9 @@ class Run:
     def _weights_from(self, path: str) -> states.State:
         """Parameters and buffers of a checkpoint, made to fit and divided as this system says."""
         other, workdir, at = configs.of_checkpoint(path)
-        weights, _ = checkpoint.load_weights(workdir, at, states.weights_of(states.Model.of(other.system)), self.mesh)
+        weights, _ = checkpoint.load_weights(
+            workdir, at, states.weights_of(states.Model.of(other.system)), self.mesh, on_corrupt=self.config.on_corrupt
+        )
         mine = tree.flatten(self.model.params)
         adapted = tree.unflatten(self.config.system.adapt(tree.flatten(states.variables(weights, self.config.weights))))
         loaded = states.cast_like(adapted, mine | tree.flatten(self.model.buffers))

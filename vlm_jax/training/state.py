@@ -117,6 +117,32 @@ def variables(state: State, weights: str) -> dict[str, Any]:
     return tree.join(params, state["frozen"], state["buffers"])
 
 
+def check_finite(step: int, state: State) -> None:
+    """A step with finite loss and gradient can still overflow what it updates; such a state must not replace a good one.
+
+    Raises:
+      InputError: a parameter, buffer, average or moment is not finite.
+    """
+    floats = {
+        f"{name}/{tree.path_of(keys)}": x
+        for name in ("params", "buffers", "average", "opt_state")
+        for keys, x in jax.tree_util.tree_leaves_with_path(state[name])
+        if jnp.issubdtype(x.dtype, jnp.floating)
+    }
+    bad = [path for path, finite in jax.device_get(_all_finite(floats)).items() if not finite]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise InputError(
+            f"the state after step {step} is not finite ({', '.join(bad[:3])}{more}) and is not saved; the saves before it stay. "
+            "Lower --optimizer.learning-rate"
+        )
+
+
+@jax.jit
+def _all_finite(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {path: jnp.isfinite(x).all() for path, x in leaves.items()}
+
+
 def table(model: Model, mesh: jax.sharding.Mesh, optimizer: Optimizer) -> str:
     """Every parameter with shape, number, dtype and shards, and the sums of the top-level parts.
 
