@@ -34,6 +34,68 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
+class Histogram:
+    """How values of several groups are distributed, such as cosines of matching and of other pairs."""
+
+    axis: str
+    edges: np.ndarray
+    """[k + 1], ascending."""
+    counts: dict[str, np.ndarray]
+    """[k] by group."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Whether a probability of 0.8 is right in 80 of 100 cases; a bin without an example holds nan."""
+
+    edges: np.ndarray
+    """[k + 1], of the confidence."""
+    confidence: np.ndarray
+    """[k], mean confidence in a bin."""
+    accuracy: np.ndarray
+    """[k], share of right answers in it."""
+    counts: np.ndarray
+    """[k]."""
+    error: float
+    """Expected calibration error (Guo et al. 2017): mean of |accuracy - confidence|, weighted by counts."""
+    scale: float
+    """What cosines were multiplied with, 1 / temperature."""
+    best_scale: float
+    """The scale with the least cross-entropy on these examples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scatter:
+    """Embeddings in two dimensions."""
+
+    method: str
+    """How they got there, such as `PCA, 34 % of the variance`."""
+    points: np.ndarray
+    """[n, 2]."""
+    groups: tuple[str, ...]
+    """For each point, such as its class or its modality."""
+    titles: tuple[str, ...] = ()
+    """For each point what is said of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """Values over a quantity that was swept, such as accuracy over the strength of a penalty."""
+
+    x_axis: str
+    y_axis: str
+    lines: dict[str, list[tuple[float, float]]]
+    """By name, ascending in x."""
+    scale: Literal["linear", "log"] = "linear"
+    """Of x."""
+    chosen: float | None = None
+    """The x that was taken."""
+
+
+Figure = Histogram | Calibration | Scatter | Lines
+
+
+@dataclasses.dataclass(frozen=True)
 class Entry:
     """A text, an image or both, as a query or as one of its answers."""
 
@@ -65,6 +127,11 @@ class Result:
     examples: list[Example] = dataclasses.field(default_factory=list)
     chance: dict[str, float] = dataclasses.field(default_factory=dict)
     """What a model that ranks at random would reach, by the names of `metrics`."""
+    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    """Within which a metric lies with 95 % confidence over other examples of the same kind, by the names of `metrics`."""
+    blind: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What is reached without looking, such as by always answering the most frequent class, by the names of `metrics`."""
+    figures: dict[str, Figure] = dataclasses.field(default_factory=dict)
     note: str = ""
     """What was evaluated and how it was counted, in a sentence or two."""
 
