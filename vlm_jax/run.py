@@ -143,7 +143,7 @@ class Run:
         checkpoints = checkpoint.Checkpoints(workdir, self.config.keep)
         with jax.set_mesh(self.mesh), guards[0], guards[1]:
             try:
-                with account.spent("start" if checkpoints.latest is None else "restore"):
+                with account.spent("restore" if checkpoint.steps(workdir) else "start"):
                     state = self._start(checkpoints, say)
                 if int(state["step"]) >= self.intervals.total:
                     say(f"step {int(state['step'])}: nothing left to train; raise --steps or choose another --workdir")

@@ -275,7 +275,7 @@ def test_a_checkpoint_returns_the_state_on_another_mesh(config, tmp_path):
     checkpoints.save(5, want, {})
     checkpoints.wait()
     mesh = sharding.Mesh(data=2, fsdp=2, model=2).make()
-    state, _ = checkpoints.restore(5, abstract, mesh)
+    _, state, _ = checkpoints.resume(abstract, mesh, "stop")
     checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(want))
     shards = sharding.shardings(abstract, mesh)
@@ -289,9 +289,9 @@ def test_a_run_goes_on_with_its_optimizer_only_and_may_change_the_dtype_of_momen
     checkpoints.wait()
     for other in (OPTIMIZERS["lion"], OPTIMIZERS["adafactor"], dataclasses.replace(OPTIMIZERS["adamw"], clip_norm=0.0)):
         with pytest.raises(InputError, match=r"another optimizer \([01].*: stored .*, here .*--init-from"):
-            checkpoints.restore(1, _abstract(other), mesh)
+            checkpoints.resume(_abstract(other), mesh, "stop")
     config = dataclasses.replace(OPTIMIZERS["adamw"], moment_dtype="float32")
-    state, _ = checkpoints.restore(1, _abstract(config), mesh)
+    _, state, _ = checkpoints.resume(_abstract(config), mesh, "stop")
     assert {str(x.dtype) for x in jax.tree.leaves(state["opt_state"])} == {"float32", "int32"}
     checkpoints.close()
 

@@ -6,6 +6,7 @@ step), the position of the data in the metadata, and a manifest. Frozen paramete
 
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,19 +34,25 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int):
         logging.getLogger("absl").setLevel(logging.WARNING)
         self.workdir = Path(workdir).absolute()
-        self._checkpointer = ocp.training.Checkpointer(
-            str(self.workdir / "checkpoints"),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore[reportArgumentType]
-            cleanup_tmp_directories=True,
-        )
+        self.keep = keep
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "finish-save")
         self._saving: tuple[int, concurrent.futures.Future] | None = None
 
-    @property
-    def latest(self) -> int | None:
-        """The last complete step, or None."""
-        found = self._checkpointer.latest
-        return None if found is None else found.step
+    @functools.cached_property
+    def _checkpointer(self) -> ocp.training.Checkpointer:
+        """Writes steps and deletes old ones. It reads something of every step that is there, and gives up at one that is damaged."""
+        path, policy = str(self.workdir / "checkpoints"), ocp.training.preservation_policies.LatestN(self.keep)
+        new = functools.partial(ocp.training.Checkpointer, path, preservation_policy=policy, cleanup_tmp_directories=True)
+        try:
+            return new()
+        except Exception:
+            for step in steps(self.workdir):
+                try:
+                    manifest.last_good([_folder(self.workdir, step)], "stop")
+                except manifest.Damaged as error:
+                    print(error, file=sys.stderr, flush=True)
+                    self._set_aside([step])
+            return new()
 
     def save(self, step: int, state: State, data: Any) -> None:
         """Starts to write the state and the JSON-able position of the data; returns before it is on disk.
@@ -55,7 +62,7 @@ class Checkpoints:
           InfrastructureError: the disk fails, or failed in an earlier save.
         """
         self.wait()
-        if any(found.step == step for found in self._checkpointer.checkpoints):
+        if step in steps(self.workdir):
             return
         states.check_finite(step, state)
         with self._naming(step):
@@ -88,7 +95,8 @@ class Checkpoints:
             except manifest.Damaged as error:  # of an unverified step
                 left = left[: left.index(step)]
                 if on_corrupt == "stop" or not left or jax.process_count() > 1:
-                    raise
+                    earlier = f"; rename its folder, and {left[-1]} is used" if left else "; there is no other to use instead"
+                    raise manifest.Damaged(f"{error}{earlier}") from error
                 print(f"{error}; the step before it is tried", file=sys.stderr, flush=True)
             else:
                 self._set_aside([late for late in found if late > step])
@@ -96,25 +104,14 @@ class Checkpoints:
                 return step, {name: state[name] for name in abstract}, data
         return None
 
-    def restore(self, step: int, abstract: State, mesh: jax.sharding.Mesh) -> tuple[State, Any]:
-        """The whole state, straight into its shards on this mesh, and the position of the data.
-
-        Raises:
-          InfrastructureError: the checkpoint is damaged.
-          InputError: it is of another model or another optimizer.
-        """
-        state, data = self._load(_last_good(self.workdir, [step], "stop"), abstract, mesh)
-        state["frozen"] = _frozen(self.workdir, abstract["frozen"], mesh)
-        return {name: state[name] for name in abstract}, data
-
     def _load(self, step: int, abstract: State, mesh: jax.sharding.Mesh) -> tuple[State, Any]:
         target = _place(_items(abstract), mesh)
         path = _folder(self.workdir, step)
         with _reading(path):
             _compare(path, target)
             _compare_training(path, target["training"])
-            found = self._checkpointer.load_checkpointables(step, target)
-            metadata: Any = self._checkpointer.metadata(step).custom_metadata
+            found = ocp.load_checkpointables(str(path), target)
+            metadata: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
         return {name: found.get(name, {}) for name in _ITEMS} | found["training"], metadata["data"]
 
     def _set_aside(self, damaged: Sequence[int]) -> None:
@@ -128,7 +125,6 @@ class Checkpoints:
                 folder.rename(next(folder.with_name(name) for name in names if not folder.with_name(name).exists()))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged steps are set aside")
-        self._checkpointer.reload()
 
     def wait(self) -> None:
         """Until the last save is on disk.
@@ -147,8 +143,9 @@ class Checkpoints:
             self.wait()
         finally:
             self._thread.shutdown()
-            with contextlib.suppress(Exception):  # Orbax says again what wait has said
-                self._checkpointer.close()
+            if "_checkpointer" in vars(self):
+                with contextlib.suppress(Exception):  # Orbax says again what wait has said
+                    self._checkpointer.close()
 
     @contextlib.contextmanager
     def _naming(self, step: int) -> Iterator[None]:
@@ -240,9 +237,7 @@ def _reading(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, InputError) or (path / manifest.NAME).exists():
             raise
-        raise manifest.Damaged(
-            f"checkpoint {path} is damaged: it cannot be read ({_first_line(error)}); rename its folder, and the step before it is used"
-        ) from error
+        raise manifest.Damaged(f"checkpoint {path} is damaged: it cannot be read ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:
