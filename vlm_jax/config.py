@@ -18,7 +18,7 @@ from typing import Any, Literal
 import jax
 import tyro
 
-from vlm_jax import errors
+from vlm_jax import errors, files
 from vlm_jax.errors import InputError
 from vlm_jax.systems import base
 from vlm_jax.training import checkpoint, sharding
@@ -239,7 +239,7 @@ def _known(name: str, fields: dict[str, Any], allow: Sequence[str]) -> dict[str,
 
 def save(path: Path, config: Config) -> None:
     """Writes the resolved configuration."""
-    path.write_text(json.dumps(to_json(config), indent=1) + "\n")
+    files.write_text(path, json.dumps(to_json(config), indent=1) + "\n")
 
 
 def load(path: Path, *, allow: Sequence[str] = ()) -> Config:

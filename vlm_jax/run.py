@@ -255,6 +255,8 @@ class Run:
         def evaluate(number: int, state: states.State) -> None:
             due = [name for name, every in self.evaluate_every.items() if self.intervals.due(number, every)]
             metrics = self.suite.run(number, state, workdir, rows=logs.read(workdir), names=due)
+            if not metrics:
+                return
             log.write(number, metrics)
             log.say(f"step {number}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 

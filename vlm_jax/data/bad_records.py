@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm_jax import errors
+from vlm_jax import errors, files
 from vlm_jax.data import records, sources
 
 FIELD = "bad_record"
@@ -88,7 +88,7 @@ class Account:
         lines = path.read_text().splitlines() if path.is_file() else []
         rows = [row for row in map(_parsed, lines) if row is not None]
         if len(rows) < len(lines):  # a crash cut the last one off
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         for row in rows:
             self._logged.add((row["stream"], row["record"]))
 

@@ -7,7 +7,7 @@ import gzip
 import html
 import itertools
 import os
-import shutil
+import pathlib
 import string
 from collections.abc import Sequence
 from typing import Literal
@@ -17,7 +17,7 @@ import numpy as np
 import regex
 import sentencepiece
 
-from vlm_jax import errors
+from vlm_jax import errors, files
 from vlm_jax.data import places
 
 ROWS_CACHED = 2**16
@@ -62,7 +62,7 @@ class Tokenizer:
     def keep(self, folder: str | os.PathLike, name: str) -> None:
         """Copies the vocabulary into a folder, so that what was trained with it can be moved."""
         path = self.load().config.path
-        shutil.copyfile(path, os.path.join(folder, name + _suffix(path)))
+        files.write(os.path.join(folder, name + _suffix(path)), pathlib.Path(path).read_bytes())
 
     def kept(self, folder: str | os.PathLike, name: str) -> "Tokenizer":
         """The tokenizer with the vocabulary that `keep` copied; as it is where there is no copy."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import sentencepiece
 
-from vlm_jax import errors
+from vlm_jax import errors, files
 from vlm_jax.data import records
 
 _CAPTIONS = 200_000
@@ -65,11 +65,9 @@ def of_captions(source: Any, size: int) -> str:
     path = root / f"captions-{name}.model"
     if not path.is_file():
         model = train(itertools.islice(_captions(source), _CAPTIONS), size)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             root.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(model)
-            os.replace(part, path)
+            files.write(path, model)
         except OSError as error:
             raise errors.InputError(f"cache folder {root}: {error.strerror}; set VLM_JAX_CACHE to one that can be written") from None
     return str(path)

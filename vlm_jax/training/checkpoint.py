@@ -41,8 +41,10 @@ class Checkpoints:
     @functools.cached_property
     def _checkpointer(self) -> ocp.training.Checkpointer:
         """Writes steps and deletes old ones. It reads something of every step that is there, and gives up at one that is damaged."""
-        path, policy = str(self.workdir / "checkpoints"), ocp.training.preservation_policies.LatestN(self.keep)
-        new = functools.partial(ocp.training.Checkpointer, path, preservation_policy=policy, cleanup_tmp_directories=True)
+        policy: Any = ocp.training.preservation_policies.LatestN(self.keep)
+        new = functools.partial(
+            ocp.training.Checkpointer, str(self.workdir / "checkpoints"), preservation_policy=policy, cleanup_tmp_directories=True
+        )
         try:
             return new()
         except Exception:

@@ -8,11 +8,12 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from vlm_jax import files
 
 BUCKETS = ("start", "restore", "compile", "data wait", "evaluate", "save")
 """What one start of a run spends its time on, beside steps."""
@@ -69,9 +70,7 @@ class Goodput:
         attempts = [*self._earlier, self._attempt]
         if self._file is not None:
             text = json.dumps([dataclasses.asdict(attempt) for attempt in attempts], indent=1) + "\n"
-            temporary = self._file.with_suffix(".partial")
-            temporary.write_text(text)
-            os.replace(temporary, self._file)
+            files.write_text(self._file, text)
         return summary(attempts)
 
 

@@ -12,6 +12,7 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from vlm_jax import files
 from vlm_jax.errors import InputError
 
 
@@ -153,7 +154,7 @@ def _drop_after(file: Path, step: int) -> None:
     """Forgets what an interrupted run wrote beyond its last checkpoint: those steps are made again."""
     if file.is_file():
         kept = [row for row in read(file.parent) if row["step"] <= step]
-        file.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        files.write_text(file, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _wandb_run(project: str, workdir: Path, config: Mapping[str, Any] | None):
