@@ -16,7 +16,7 @@ from vlm_jax.errors import InputError
 from vlm_jax.losses import contrastive
 from vlm_jax.models import convnet, text, vit
 from vlm_jax.ops import positions, tokens
-from vlm_jax.systems import base, clip, siglip, two_tower
+from vlm_jax.systems import base, clip, cyclip, siglip, two_tower
 from vlm_jax.training import sharding, tree
 
 IMAGE = vit.Config(image_size=16, patch_size=8, width=16, depth=1, mlp_dim=32, num_heads=2, projection_dim=8)
@@ -247,3 +247,29 @@ def test_weights_of_another_image_size_and_text_length_are_adapted_by_their_towe
 def test_towers_of_different_width_are_refused():
     with pytest.raises(InputError, match="output width 16 is not the image tower's 8"):
         clip.Clip(image=IMAGE, text=dataclasses.replace(TEXT, projection_dim=16))
+
+
+def test_cyclip_adds_weighted_terms_that_leave_the_scale_alone():
+    fields = {"image": IMAGE, "text": TEXT}
+    plain, model = clip.Clip(**fields), cyclip.Cyclip(**fields).build(rngs=nnx.Rngs(0))
+    losses = {
+        weights: cyclip.Cyclip(in_modal=weights[0], cross_modal=weights[1], **fields).objective(model, _batch(), {}, _context())
+        for weights in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.25, 0.25))
+    }
+    terms = losses[0.25, 0.25].metrics
+    base_loss = plain.objective(model, _batch(), {}, _context()).loss
+    for (first, second), found in losses.items():
+        want = base_loss + first * terms["in_modal"] + second * terms["cross_modal"]
+        np.testing.assert_allclose(found.loss, want, rtol=1e-6)
+    assert terms["in_modal"] > 1e-3 and terms["cross_modal"] > 1e-3
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def scale_gradient(system):
+        def loss(params):
+            return system.objective(nnx.merge(graphdef, params, rest), _batch(), {}, _context()).loss
+
+        return jax.grad(loss)(params)["log_scale"][...]
+
+    np.testing.assert_allclose(scale_gradient(cyclip.Cyclip(**fields)), scale_gradient(plain), rtol=1e-6)
+    with pytest.raises(InputError, match=r"system\.cross_modal -1: a weight is not negative"):
+        cyclip.Cyclip(cross_modal=-1, **fields)
