@@ -61,8 +61,9 @@ class Config:
     """Steps in a row with a loss or gradient that is not finite before the run stops. Such steps change nothing."""
     weights: Literal["auto", "ema", "raw"] = "auto"
     """What is evaluated; auto: the moving average where one is kept."""
-    init_from: str = ""
-    """A run or a checkpoint whose parameters are the initial weights."""
+    init_from: tuple[str, ...] = ()
+    """Runs or checkpoints whose parameters are the initial weights; 'image/ <- runs/first' takes a part, 'text/blocks/ =
+    decoder/blocks/[0:6] <- runs/second' layers of another name. Several may be given; the last one counts."""
     wandb: str = ""
     """Weights & Biases project to log to as well; empty: none."""
     system: base.System

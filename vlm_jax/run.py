@@ -14,11 +14,24 @@ import jax
 import jax.numpy as jnp
 
 from vlm_jax import config as configs
+from vlm_jax import errors
 from vlm_jax.config import Config
 from vlm_jax.data import pipeline
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import suite as suites
-from vlm_jax.training import checkpoint, duration, flops, goodput, interruption, loop, sharding, step, tree, watchdog
+from vlm_jax.training import (
+    checkpoint,
+    duration,
+    flops,
+    goodput,
+    initialization,
+    interruption,
+    loop,
+    sharding,
+    step,
+    tree,
+    watchdog,
+)
 from vlm_jax.training import log as logs
 from vlm_jax.training import state as states
 
@@ -207,28 +220,37 @@ class Run:
             return state
         state = jax.jit(self.init, out_shardings=self.shardings)()
         if self.config.init_from:
-            state |= self._weights_from(self.config.init_from)
-            say(f"parameters from {self.config.init_from}")
+            loaded, words = self._initial_weights(state)
+            state |= loaded
+            say(words)
         return state
 
-    def _weights_from(self, path: str) -> states.State:
-        """Parameters and buffers of a checkpoint, made to fit and divided as this system says."""
-        other, workdir, at = configs.of_checkpoint(path)
-        weights, _ = checkpoint.load_weights(
-            workdir, at, states.weights_of(states.Model.of(other.system)), self.mesh, on_corrupt=self.config.on_corrupt
-        )
-        mine = tree.flatten(self.model.params)
-        adapted = tree.unflatten(self.config.system.adapt(tree.flatten(states.variables(weights, self.config.weights))))
-        loaded = states.cast_like(adapted, mine | tree.flatten(self.model.buffers))
-        missing = mine.keys() - loaded.keys()
-        if missing:
-            raise InputError(f"init_from {path}: it has no {', '.join(sorted(missing)[:4])} ({len(missing)} parameters missing)")
-        params, frozen = tree.partition(tree.unflatten({name: loaded[name] for name in mine}), self.config.system.frozen)
-        frozen = jax.tree.map(lambda x: x.astype(self.config.frozen_dtype), frozen)
-        buffers = tree.unflatten({name: x for name, x in loaded.items() if name not in mine})
-        state = {"params": params, "frozen": frozen, "buffers": buffers}
+    def _initial_weights(self, fresh: states.State) -> tuple[states.State, str]:
+        """Parameters and buffers with those that init_from names in their place, divided as this system says, and what came from where."""
+        like = tree.flatten(self.model.params) | tree.flatten(self.model.buffers)
+        found, stored = [], {}
+        for source in map(initialization.Source.parse, self.config.init_from):
+            if source.path not in stored:
+                stored[source.path] = self._stored(source.path)
+            leaves = self.config.system.adapt(source.take(stored[source.path]))
+            try:
+                found.append((source, leaves | states.cast_like(tree.unflatten(leaves), like)))
+            except InputError as error:
+                raise InputError(f"init_from {source.path}: {error}") from None
+        filled, words = initialization.fill(list(like), found)
+        state = {}
+        for name in ("params", "frozen", "buffers"):
+            own = tree.flatten(fresh[name])
+            state[name] = tree.unflatten({path: filled[path].astype(x.dtype) if path in filled else x for path, x in own.items()})
         state = jax.device_put(state, {name: self.shardings[name] for name in state})  # adapted ones may lie elsewhere
-        return state | {"average": self.config.optimizer.average().init(state["params"])}
+        return state | {"average": self.config.optimizer.average().init(state["params"])}, words
+
+    def _stored(self, path: str) -> dict[str, jax.Array]:
+        """All parameters and buffers of a checkpoint by path, its moving average where it is to be used."""
+        other, workdir, at = configs.of_checkpoint(path)
+        shapes = states.weights_of(states.Model.of(other.system))
+        weights, _ = checkpoint.load_weights(workdir, at, shapes, self.mesh, on_corrupt=self.config.on_corrupt)
+        return tree.flatten(states.variables(weights, self.config.weights))
 
     def _fit(
         self,
@@ -341,4 +363,6 @@ def _prepare(workdir: Path, config: Config) -> None:
             for stream in config.streams.values():
                 stream.keep(str(workdir))
     except OSError as error:
+        if errors.exit_code(error) == errors.INFRASTRUCTURE:
+            raise
         raise InputError(f"workdir {workdir}: {error.strerror or error}; choose another --workdir") from None

@@ -9,6 +9,9 @@ the next batch, and what was counted of bad records up to there.
 
 import dataclasses
 import functools
+import multiprocessing
+import os
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, Protocol
@@ -249,12 +252,25 @@ class BatchIterator(grain.DatasetIterator):
             return batches
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags in mp_prefetch; we have none
-        return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+        return batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
 
     def _stop(self) -> None:
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Lets a worker end when its run is killed, which cannot tell it any more."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called in a worker"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
 
 
 def read(
