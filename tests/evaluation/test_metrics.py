@@ -1,10 +1,11 @@
-"""The formulas against reference numbers and against plain definitions."""
+"""The formulas of classification against reference numbers, scikit-learn and plain definitions."""
 
 import itertools
 import json
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from vlm_jax.evaluation import metrics
 
@@ -53,57 +54,79 @@ def test_classes_without_examples_are_left_out_of_the_mean_recall():
     assert metrics.mean_per_class_recall(counts) == pytest.approx(0.75)
 
 
-def both_ranks(similarities, owner):
-    """Ranks out of a matrix of similarities: its rows as queries, the unit vectors as candidates, and transposed."""
-    images, texts = similarities, np.eye(similarities.shape[1])
-    captions = np.arange(len(owner))
-    to_text = metrics.best_ranks(images, texts, np.stack([owner, captions], 1))
-    return to_text, metrics.best_ranks(texts, images, np.stack([captions, owner], 1))
-
-
-@pytest.mark.parametrize("chunk_bytes", [1, 1000, 2**26])
-def test_ranks_and_recalls_equal_the_retrieval_oracle_in_chunks_of_any_size(oracles, monkeypatch, chunk_bytes):
-    monkeypatch.setattr(metrics, "CHUNK_BYTES", chunk_bytes)
-    oracle = json.loads((oracles / "retrieval.json").read_text())
-    owner = np.repeat(np.arange(6), oracle["captions_per_image"])
-    to_text, to_image = both_ranks(np.array(oracle["sim"]), owner)
-    np.testing.assert_array_equal(to_text, oracle["i2t_rank"])
-    np.testing.assert_array_equal(to_image, oracle["t2i_rank"])
-    for k in (1, 5, 10):
-        assert 100 * (to_text < k).mean() == pytest.approx(oracle["i2t"][f"R@{k}"], abs=1e-6)
-        assert 100 * (to_image < k).mean() == pytest.approx(oracle["t2i"][f"R@{k}"], abs=1e-6)
-    assert metrics.median_rank(to_text) == oracle["median_rank_i2t"]
-    assert metrics.median_rank(to_image) == oracle["median_rank_t2i"]
-
-
-def test_recalls_equal_the_clip_oracle(oracles):
-    oracle = np.load(oracles / "retrieval_recall.npz")
-    to_text, to_image = both_ranks(oracle["in_sim"], oracle["in_caption_owner"])
-    for k in (1, 5, 10):
-        assert (to_text < k).mean() == pytest.approx(float(oracle[f"out_i2t_r{k}"]), abs=1e-6)
-        assert (to_image < k).mean() == pytest.approx(float(oracle[f"out_t2i_r{k}"]), abs=1e-6)
-
-
-def test_a_weight_counts_a_candidate_as_many_times():
-    queries, candidates = np.array([[1.0, 0.5, 0.2]]), np.eye(3)
-    pairs = np.array([[0, 2]])
-    assert metrics.best_ranks(queries, candidates, pairs) == [2]
-    assert metrics.best_ranks(queries, candidates, pairs, np.array([3, 2, 1])) == [5]
-
-
 def test_a_score_that_is_not_a_number_is_never_a_hit():
     scores = np.full((2, 3), np.nan)
     assert (metrics.label_ranks(scores, np.array([0, 1])) > 0).all()
-    assert (metrics.best_ranks(scores, np.eye(3), np.array([[0, 0], [1, 1]])) > 0).all()
     one_bad = np.array([[0.1, np.nan, 0.3]])
     assert metrics.label_ranks(one_bad, np.array([2])) == [1]
 
 
-def test_chances_equal_enumeration_of_all_orders():
-    own = np.array([1, 2, 2])
-    orders = list(itertools.permutations(range(5)))
-    for k in (1, 2, 5, 9):
-        hits = [np.mean([min(order.index(c) for c in range(m)) < k for order in orders]) for m in own]
-        assert metrics.chance_of_hit(own, 5, k) == pytest.approx(np.mean(hits))
-    assert metrics.chance_of_median_rank(np.array([1, 1]), 101) == 51
-    assert metrics.chance_of_median_rank(np.array([5]), 5) == 1
+def test_auroc_and_accuracy_equal_the_oracle(oracles):
+    oracle = json.loads((oracles / "auroc.json").read_text())
+    scores, truth = np.array(oracle["scores"]), np.array(oracle["labels"]) == 1
+    assert metrics.auroc(scores, truth) == pytest.approx(oracle["auroc"], abs=1e-12)
+    assert ((scores > 0.5) == truth).mean() == oracle["accuracy_at_0_5"]
+
+
+def weighted_cases():
+    """Scores with ties, truth, and how often each example counts in three resamples."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        truth = rng.random(40) < 0.3
+        truth[:2] = True, False
+        weights = rng.multinomial(40, np.full(40, 1 / 40), 3)
+        weights[:, :2] += 1
+        yield rng.integers(0, 12, 40) / 8 + 0.3 * truth, truth, weights
+
+
+@pytest.mark.parametrize("case", weighted_cases())
+def test_auroc_and_average_precision_equal_scikit_learn_on_plain_and_repeated_examples(case):
+    scores, truth, weights = case
+    curve, resampled = metrics.precision_recall(scores, truth), metrics.precision_recall(scores, truth, weights)
+    assert metrics.auroc(scores, truth) == pytest.approx(sklearn.metrics.roc_auc_score(truth, scores))
+    assert curve.average() == pytest.approx(sklearn.metrics.average_precision_score(truth, scores))
+    for i, row in enumerate(weights):
+        repeated = np.repeat(truth, row), np.repeat(scores, row)
+        assert metrics.auroc(scores, truth, weights)[i] == pytest.approx(sklearn.metrics.roc_auc_score(*repeated))
+        plain = sklearn.metrics.average_precision_score(*repeated)
+        assert resampled.average()[i] == pytest.approx(plain)
+        assert resampled.eleven_points()[i] == pytest.approx(eleven_points(*repeated))
+    assert curve.eleven_points() == pytest.approx(eleven_points(truth, scores))
+
+
+def eleven_points(truth, scores):
+    """By its definition, over all scores as thresholds."""
+    total, precisions = truth.sum(), []
+    for t in range(11):
+        taken = [scores >= threshold for threshold in np.unique(scores)]
+        precisions.append(max((truth & s).sum() / s.sum() for s in taken if 10 * (truth & s).sum() >= t * total))
+    return np.mean(precisions)
+
+
+def test_examples_of_no_number_are_the_worst_of_their_kind():
+    scores, truth = np.array([0.1, np.nan, 0.9, np.nan]), np.array([False, False, True, True])
+    assert metrics.auroc(scores, truth) == 0.25
+    assert metrics.precision_recall(scores, truth).average() == pytest.approx((1 / 2 + 2 / 4) / 2)
+    broken = np.full(4, np.nan)
+    assert metrics.auroc(broken, truth) == 0
+
+
+def test_chances_of_average_precision_equal_enumeration_and_simulation():
+    for positives in (1, 3, 5):
+        truths = [np.isin(np.arange(5), chosen) for chosen in itertools.combinations(range(5), positives)]
+        found = [metrics.precision_recall(-np.arange(5.0), truth) for truth in truths]
+        assert metrics.chance_of_average_precision(positives, 5) == pytest.approx(np.mean([c.average() for c in found]))
+        eleven = np.mean([c.eleven_points() for c in found])
+        assert metrics.chance_of_eleven_points(positives, 5, 3000) == pytest.approx(eleven, abs=0.02)
+
+
+def test_the_majority_is_the_share_of_the_most_frequent_classes():
+    labels = np.array([0, 0, 0, 2, 2, 5])
+    assert metrics.majority(labels, 6) == 0.5
+    assert metrics.majority(labels, 6, 2) == pytest.approx(5 / 6)
+
+
+def test_any_correct_asks_whether_the_best_class_is_one_of_the_own():
+    scores = np.array([[0.1, 0.9, 0.3], [0.5, 0.5, 0.1], [0.2, 0.1, 0.7]])
+    truth = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(metrics.any_correct(scores, truth), [True, False, False])

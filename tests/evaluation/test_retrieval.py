@@ -43,10 +43,37 @@ def test_the_numbers_are_those_of_a_plain_computation_over_all_pairs(result, mak
     assert 0 < result.metrics["image_retrieval_recall@1"] < 1, "a useful test has hits and misses"
 
 
-def test_every_metric_has_its_chance(result):
-    assert result.chance.keys() == result.metrics.keys()
+def test_every_metric_has_its_chance_and_its_interval(result):
+    assert result.chance.keys() == result.metrics.keys() == result.intervals.keys()
+    for name, (low, high) in result.intervals.items():
+        assert low <= result.metrics[name] <= high and (low < high or "median" in name), name
+    assert result.chance["rsum"] == pytest.approx(
+        100 * sum(value for name, value in result.chance.items() if "_recall@" in name and "true" not in name)
+    )
     assert result.chance["text_retrieval_recall@1"] == pytest.approx(3 / 81)
     assert result.chance["image_retrieval_median_rank"] == 14
+
+
+def test_figures_show_the_cosines_of_pairs_and_a_map_of_both_kinds(result):
+    histogram = result.figures["similarities"]
+    assert histogram.counts["matching pairs"].sum() < histogram.counts["other pairs"].sum()
+    drawn = result.figures["embedding_map"]
+    assert set(drawn.groups) == {"images", "texts"} and len(drawn.titles) == len(drawn.points)
+
+
+def test_folds_are_searched_one_by_one_and_their_numbers_averaged(make_subject, data, tmp_path):
+    subject, examples = make_subject(), in_order()
+    folded = retrieval.Retrieval(data, fold=9)(subject)
+    parts = [retrieval.Retrieval(write(tmp_path / str(k), examples[k : k + 9]))(subject) for k in (0, 9, 18)]
+    for name, value in folded.metrics.items():
+        assert value == pytest.approx(np.mean([part.metrics[name] for part in parts])), name
+        assert folded.chance[name] == pytest.approx(np.mean([part.chance[name] for part in parts])), name
+        low, high = folded.intervals[name]
+        assert low <= value <= high
+    assert folded.metrics != parts[0].metrics, "a useful test has folds that differ"
+    assert "searched among 9 images at a time" in folded.note
+    with pytest.raises(InputError, match="fold 10: does not divide 27 images"):
+        retrieval.Retrieval(data, fold=10)(subject)
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 27), (8, 8), (8, 128)])
@@ -66,7 +93,11 @@ def test_the_same_words_on_all_images_are_a_tie_that_costs_nothing(make_subject,
     found = retrieval.Retrieval(write(tmp_path, same))(make_subject(8))
     assert found.metrics["text_retrieval_recall@1"] == 1.0
     assert found.metrics["image_retrieval_recall@1"] == pytest.approx(1 / 12)
-    assert found.note == "12 images, 12 captions, 12 of them with words that another image's caption has too."
+    assert found.note.startswith("12 images, 12 captions, 12 of them with words that another image's caption has too.")
+    assert found.note.endswith("Ties count for the model; a table has them against it.")
+    table = found.tables["ties"]
+    assert table.rows == ("text_retrieval_recall@1", "text_retrieval_recall@5", "text_retrieval_recall@10")
+    np.testing.assert_array_equal(table.values, [[1, 0]] * 3)
 
 
 def test_captions_that_are_alike_count_each_as_a_candidate(make_subject, tmp_path):

@@ -19,6 +19,8 @@ from vlm_jax.errors import InputError
 from vlm_jax.training import sharding
 
 P = jax.P
+ImageMethod = Literal["embed_image", "image_features"]
+"""Of a model, from images to one vector each: L2-normalised embeddings, or features before the projection, not normalised."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Compiled:
         """Embeddings of a global batch, on every device, from this process's rows of it.
 
         Args:
-          method: `embed_image` or `embed_text`.
+          method: a public method of the model from a batch to vectors, such as `embed_image` or `embed_text`.
           variables: all variables of the model, a nested dict of arrays on the mesh (see `place`).
           rows: those of `training.sharding.rows`, in that order.
         """
@@ -237,29 +239,40 @@ class Subject:
         object.__setattr__(self, "batch_size", -(-self.batch_size // shards) * shards)
         object.__setattr__(self, "variables", self.compiled.place(self.variables))
 
+    @property
+    def scale(self) -> float | None:
+        """What the model multiplies its cosines with, 1 / temperature; None for a model that has no `log_scale`."""
+        log_scale = self.variables.get("log_scale")
+        return None if log_scale is None else float(np.exp(np.asarray(log_scale, np.float64)))
+
     def rows(self, total: int) -> list[int]:
         """Which of `total` examples this process feeds, in order; all of them in a run of one process."""
         own = sharding.rows(self.batch_size, self.compiled.mesh)
         return [k + int(r) for k in range(0, total, self.batch_size) for r in own if k + r < total]
 
-    def embed_images(self, images: Iterable[np.ndarray], label: str = "images") -> np.ndarray:
-        """L2-normalised embeddings [n, e], float32, in order. Every process passes all images.
+    def embed_images(
+        self, images: Iterable[np.ndarray], label: str = "images", method: ImageMethod = "embed_image"
+    ) -> np.ndarray:
+        """L2-normalised embeddings [n, e], or features [n, d], float32, in order. Every process passes all images.
 
         Args:
           images: uint8 [size, size, 3], as the transform makes them.
           label: heading of the progress bar.
+          method: of the model.
 
         Raises:
           InputError: there is no image, or one of another shape.
         """
         images = list(images)
         own = (images[i] for i in self.rows(len(images)))
-        return self._embed("embed_image", own, len(images), label)
+        return self._embed(method, own, len(images), label)
 
-    def embed_records(self, source: sources.Source, count: int, label: str = "images") -> np.ndarray:
+    def embed_records(
+        self, source: sources.Source, count: int, label: str = "images", method: ImageMethod = "embed_image"
+    ) -> np.ndarray:
         """As `embed_images`, of the first `count` records of a source; a process decodes only those that it feeds."""
         own = pipeline.read(source, self.transform, indices=self.rows(count))
-        return self._embed("embed_image", (image for _, _, image in own), count, label)
+        return self._embed(method, (image for _, _, image in own), count, label)
 
     def embed_texts(self, texts: Sequence[str], label: str = "texts") -> np.ndarray:
         """L2-normalised embeddings [n, e], float32, in order. Every process passes all texts.
@@ -277,7 +290,7 @@ class Subject:
         if not total:
             raise InputError(f"{label}: there is nothing to embed; give data with at least one example")
         size = self.transform.size
-        shape, dtype = ((size, size, 3), np.uint8) if method == "embed_image" else ((self.tokenizer.length,), np.int32)
+        shape, dtype = ((self.tokenizer.length,), np.int32) if method == "embed_text" else ((size, size, 3), np.uint8)
         own = sharding.rows(self.batch_size, self.compiled.mesh)
         examples = iter(examples)
         done: list[np.ndarray] = []

@@ -1,5 +1,6 @@
-"""Formulas of zero-shot classification and retrieval, in numpy, on embeddings that are already there."""
+"""Formulas of zero-shot classification, in numpy, on embeddings that are already there; those of retrieval are in `ranking`."""
 
+import dataclasses
 from typing import Literal
 
 import numpy as np
@@ -56,57 +57,111 @@ def mean_per_class_recall(counts: np.ndarray) -> float:
     return float((np.diag(counts)[present] / counts.sum(1)[present]).mean())
 
 
-def best_ranks(
-    queries: np.ndarray, candidates: np.ndarray, pairs: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """For every query the rank of its best right candidate: how many candidates score strictly higher.
-
-    So 0 is best, and ties are counted in favour of the model; a score that is not a number counts as higher. Exact: the
-    score of a right candidate is taken out of the block that it is compared with, and blocks are no larger than
-    `CHUNK_BYTES`.
-
-    Args:
-      queries: [n, e].
-      candidates: [m, e].
-      pairs: int [p, 2], (query, candidate) that belong together; every query occurs.
-      weights: int [m], for how many candidates each one stands. None: one.
-    """
-    chunk = max(1, CHUNK_BYTES // (4 * len(candidates)))
-    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    bounds = np.searchsorted(pairs[:, 0], np.arange(0, len(queries) + chunk, chunk))
-    ranks = np.empty(len(queries), np.int64)
-    for i, start in enumerate(range(0, len(queries), chunk)):
-        scores = queries[start : start + chunk] @ candidates.T
-        rows, columns = (pairs[bounds[i] : bounds[i + 1]] - (start, 0)).T
-        best = np.full(len(scores), -np.inf, scores.dtype)
-        with np.errstate(invalid="ignore"):
-            np.maximum.at(best, rows, scores[rows, columns])
-        higher = ~(scores <= best[:, None])
-        ranks[start : start + chunk] = higher.sum(1) if weights is None else higher @ weights
-    return ranks
+def majority(labels: np.ndarray, num_classes: int, k: int = 1) -> float:
+    """The share of `labels` that are among the k most frequent classes: what is right without looking at an image."""
+    return float(np.sort(np.bincount(labels, minlength=num_classes))[::-1][:k].sum() / len(labels))
 
 
-def chance_of_hit(own: np.ndarray, candidates: int, k: int) -> float:
-    """Mean probability that a random order of `candidates` has one of a query's own among its first k.
+def any_correct(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """bool [n]: whether the best-scored class of [n, c] is one of those in truth [n, c]; the first of equal ones."""
+    return np.take_along_axis(truth, scores.argmax(1)[:, None], 1)[:, 0].astype(bool)
+
+
+def auroc(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """P(s+ > s-) + P(s+ = s-) / 2, the area under the ROC curve (Hanley & McNeil 1982), as a rank sum.
+
+    A score that is not a number counts as the worst for its example: lowest where it is positive, highest where not.
 
     Args:
-      own: int [n], right candidates of each query.
+      scores: [n], higher where more probably positive.
+      truth: bool [n].
+      weights: [..., n], how often each example counts, such as in resamples. None: once.
+
+    Returns:
+      [...]; nan where there is no positive or no negative.
     """
-    drawn = np.arange(min(k, candidates))
-    sizes, counts = np.unique(own, return_counts=True)
-    missed = np.clip((candidates - drawn - sizes[:, None]) / (candidates - drawn), 0, 1).prod(1)
-    return float(1 - missed @ counts / counts.sum())
+    scores = np.where(np.isnan(scores), np.where(truth, -np.inf, np.inf), scores)
+    order = np.argsort(scores, kind="stable")
+    starts = _starts(scores[order])
+    weights = np.ones(len(scores)) if weights is None else weights
+    weights = weights[..., order]
+    positive = np.add.reduceat(weights * truth[order], starts, axis=-1, dtype=np.float64)
+    negative = np.add.reduceat(weights * ~truth[order], starts, axis=-1, dtype=np.float64)
+    below = negative.cumsum(-1) - negative / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (positive * below).sum(-1) / (positive.sum(-1) * negative.sum(-1))
 
 
-def median_rank(ranks: np.ndarray) -> float:
-    """Median, counted from 1."""
-    return float(np.median(ranks)) + 1
+@dataclasses.dataclass(frozen=True)
+class PrecisionRecall:
+    """A curve of precision over recall, from the highest score down, at the scores that positive examples have.
+
+    Examples with the same score come in together, so that their order in the data changes nothing.
+    """
+
+    hits: np.ndarray
+    """[..., g]: positive examples so far."""
+    drawn: np.ndarray
+    """[..., g]: examples so far."""
+
+    def average(self) -> np.ndarray:
+        """[...]: the area under the curve, sum of (recall step) * precision: average precision over all points."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision = np.where(self.drawn > 0, self.hits / self.drawn, 0)
+            return (np.diff(self.hits, axis=-1, prepend=0) * precision).sum(-1) / self.hits[..., -1]
+
+    def eleven_points(self) -> np.ndarray:
+        """[...]: the mean over recalls 0, .1, ..., 1 of the best precision at that recall or more.
+
+        The average precision of the VOC2007 challenge (Everingham et al. 2010, equation 1).
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision = np.where(self.drawn > 0, self.hits / self.drawn, 0)
+        best = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+        total = self.hits[..., -1:]
+        found = [
+            np.take_along_axis(best, (10 * self.hits < t * total).sum(-1)[..., None], -1)[..., 0] for t in range(11)
+        ]
+        return np.where(total[..., 0] > 0, np.mean(found, axis=0), np.nan)
 
 
-def chance_of_median_rank(own: np.ndarray, candidates: int) -> float:
-    """The median rank, from 1, of a random order: the first k with a chance of a hit of one half."""
-    low, high = 1, candidates
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if chance_of_hit(own, candidates, middle) >= 0.5 else (middle + 1, high)
-    return float(low)
+def precision_recall(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> PrecisionRecall:
+    """The curve of one class.
+
+    Args:
+      scores: [n]; one that is not a number counts as the worst for its example.
+      truth: bool [n], at least one of them true.
+      weights: [..., n], how often each example counts. None: once.
+    """
+    scores = np.where(np.isnan(scores), np.where(truth, -np.inf, np.inf), scores)
+    order = np.argsort(-scores, kind="stable")
+    starts = _starts(scores[order])
+    ends = np.append(starts[1:], len(scores)) - 1
+    ends = ends[np.add.reduceat(truth[order], starts, dtype=np.int64) > 0]
+    starts = np.r_[0, ends[:-1] + 1]
+    weights = (np.ones(len(scores)) if weights is None else weights)[..., order[: ends[-1] + 1]]
+    own = np.add.reduceat(weights * truth[order[: ends[-1] + 1]], starts, axis=-1, dtype=np.float64)
+    drawn = np.add.reduceat(weights, starts, axis=-1, dtype=np.float64)
+    return PrecisionRecall(own.cumsum(-1), drawn.cumsum(-1))
+
+
+def chance_of_average_precision(positives: int, examples: int) -> float:
+    """The mean average precision, over all points, of a random order (Bestgen 2015)."""
+    if positives == examples:
+        return 1.0
+    harmonic = float((1 / np.arange(1, examples + 1)).sum())
+    rest = examples - positives
+    return (positives - 1) / (examples - 1) + rest * harmonic / (examples * (examples - 1))
+
+
+def chance_of_eleven_points(positives: int, examples: int, orders: int = 64) -> float:
+    """The mean eleven-point average precision of random orders; so many are tried, always the same ones."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(examples) < positives
+    tried = [precision_recall(rng.permutation(examples).astype(float), truth).eleven_points() for _ in range(orders)]
+    return float(np.mean(tried))
+
+
+def _starts(ordered: np.ndarray) -> np.ndarray:
+    """Where runs of equal values begin."""
+    return np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))

@@ -1,4 +1,4 @@
-"""Retrieval between images and their captions: recall at 1, 5 and 10, both ways."""
+"""Retrieval between images and their captions: recall at 1, 5 and 10 and ranks, both ways."""
 
 import dataclasses
 from typing import Any, ClassVar, Literal
@@ -7,26 +7,35 @@ import numpy as np
 
 from vlm_jax.data import pipeline, sources
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import base, metrics
-
-RECALLS = (1, 5, 10)
+from vlm_jax.evaluation import base, figures, ranking, recalls
 
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
     """Finds captions for images (text retrieval) and images for captions (image retrieval).
 
-    Image to text is a hit at k where any of the image's own captions is among the first k; text to image where the
-    caption's image is. The rank is the number of candidates that score strictly higher, so ties count for the model.
+    - `..._recall@k` is the field's R@k, a hit rate: image to text is a hit at k where any of the image's own captions is among
+      the first k; text to image where the caption's image is.
+    - `text_retrieval_true_recall@k` is the share of an image's own captions that are among the first k. (A caption has one
+      image, for which both are the same.)
+    - `..._mean_rank` and `..._median_rank` are those of the best own candidate, from 1. `rsum` is the sum of the six R@k in
+      percent, at most 600.
+
+    The rank is the number of candidates that score strictly higher, so ties count for the model, as the field reports it;
+    where ties change a number, the table `ties` has it with ties counted against the model, too.
 
     The same sentence on two images makes two captions. Each counts with its own image as the only right one; as their
     scores are equal by construction (a sentence is embedded once), neither pushes the other down.
+
+    Intervals are over other images: an image is drawn with its captions.
     """
 
     data: str = ""
     """Shards with images and captions."""
     captions: Literal["all", "first", "first_five"] = "all"
     """Which captions of an image take part; COCO's protocol takes the first five."""
+    fold: int = 0
+    """Images among which is searched at a time; numbers are means over such folds. 0: all. COCO's 1k protocol: 1000 of 5,000."""
     limit: int = 0
     """Take only so many records from the start. 0: all."""
     every: int = 0
@@ -42,9 +51,14 @@ class Retrieval:
         """Evaluates; every process of a run calls this and gets the same result.
 
         Raises:
-          InputError: shards are missing, there are no records, or a record has no caption.
+          InputError: shards are missing, there are no records, a record has no caption, or folds do not come out even.
         """
         source, count = base.open_records(self.data, self.limit)
+        fold = self.fold or count
+        if fold < 0 or count % fold:
+            raise InputError(
+                f"fold {self.fold}: does not divide {count:,} images into equal parts; choose another, or a limit that it divides"
+            )
         captions = [self._captions(source[i]) for i in range(count)]
         sentences = [text for own in captions for text in own]
         owner = np.repeat(np.arange(count), [len(own) for own in captions])
@@ -56,30 +70,26 @@ class Retrieval:
         text_embeddings = subject.embed_texts(texts, "retrieval captions")
         image_embeddings = subject.embed_records(source, count, "retrieval images")
 
-        multiplicity = np.bincount(sentence_text)
-        to_text = metrics.best_ranks(image_embeddings, text_embeddings, pairs, multiplicity)
-        places = np.stack([np.arange(len(owner)), owner], 1)
-        to_image = metrics.best_ranks(text_embeddings[sentence_text], image_embeddings, places)
-        values, chance = {}, {}
-        directions = (
-            ("image_retrieval", to_image, np.ones(len(owner), int), count),
-            ("text_retrieval", to_text, np.bincount(owner), len(owner)),
-        )
-        for name, ranks, own, candidates in directions:
-            for k in RECALLS:
-                values[f"{name}_recall@{k}"] = float((ranks < k).mean())
-                chance[f"{name}_recall@{k}"] = metrics.chance_of_hit(own, candidates, k)
-            values[f"{name}_median_rank"] = metrics.median_rank(ranks)
-            chance[f"{name}_median_rank"] = metrics.chance_of_median_rank(own, candidates)
-
+        found = recalls.numbers(_folds(image_embeddings, text_embeddings, owner, sentence_text, fold), count)
         images_of_text = np.bincount(np.unique(pairs, axis=0)[:, 1])
         repeated = int((images_of_text[sentence_text] > 1).sum())
         shared = f", {repeated:,} of them with words that another image's caption has too" if repeated else ""
+        folds = f", searched among {fold:,} images at a time" if fold != count else ""
+        told = " Ties count for the model; a table has them against it." if found.ties else ""
+        first_texts = [own[0] for own in captions]
         return base.Result(
-            metrics=values,
+            metrics=found.values,
+            tables=found.ties,
             examples=self._examples(subject, source, texts, pairs, image_embeddings, text_embeddings),
-            chance=chance,
-            note=f"{count:,} images, {len(sentences):,} captions{shared}. {self.note}".strip(),
+            chance=found.chance,
+            intervals=found.intervals,
+            figures={
+                "similarities": figures.similarities(image_embeddings, text_embeddings, pairs),
+                "embedding_map": figures.embedding_map(
+                    {"images": image_embeddings, "texts": text_embeddings}, {"images": first_texts, "texts": texts}
+                ),
+            },
+            note=f"{count:,} images, {len(sentences):,} captions{shared}{folds}.{told} {self.note}".strip(),
         )
 
     def _captions(self, example: dict[str, Any]) -> list[str]:
@@ -128,3 +138,27 @@ class Retrieval:
             )
             shown.append(base.Example("text to image", base.Entry(texts[t]), answers, own))
         return shown
+
+
+def _folds(
+    images: np.ndarray, texts: np.ndarray, owner: np.ndarray, sentence_text: np.ndarray, size: int
+) -> dict[str, list[recalls.Fold]]:
+    """What each direction finds among `size` images at a time.
+
+    Args:
+      images: [n, e].
+      texts: [m, e], distinct texts.
+      owner: int [s], ascending: the image of each sentence.
+      sentence_text: int [s], the text of each sentence.
+    """
+    to_image, to_text = [], []
+    for start in range(0, len(images), size):
+        part = slice(*np.searchsorted(owner, (start, start + size)))
+        own, candidates = owner[part], images[start : start + size]
+        sentences = np.arange(len(own))
+        found = ranking.ranks(texts[sentence_text[part]], candidates, np.stack([sentences, own - start], 1))
+        to_image.append(recalls.Fold.of(found, sentences, own, size))
+        used, text, counts = np.unique(sentence_text[part], return_inverse=True, return_counts=True)
+        found = ranking.ranks(candidates, texts[used], np.stack([own - start, text], 1), counts)
+        to_text.append(recalls.Fold.of(found, own - start, np.arange(start, start + size), len(own)))
+    return {"image_retrieval": to_image, "text_retrieval": to_text}
