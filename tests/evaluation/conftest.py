@@ -38,13 +38,17 @@ class Model(nnx.Module):
 
     def __init__(self, *, rngs: nnx.Rngs):
         words = jax.random.normal(rngs.params(), (len(WORDS) + 1, 4)) * 0.05
+        self.log_scale = nnx.Param(jnp.log(jnp.asarray(20.0)))
         self.words = nnx.Param(words.at[5:, :3].add(COLOURS / 250).at[5:, 3].add(0.3))
 
     def embed_image(self, image):
         return self._unit(jnp.pad(image.mean((1, 2)) / 250, ((0, 0), (0, 1)), constant_values=0.3))
 
     def embed_text(self, tokens):
-        return self._unit(self.words[tokens].sum(1))
+        return self._unit(self.project_text(tokens))
+
+    def project_text(self, tokens):
+        return self.words[tokens].sum(1)
 
     def _unit(self, x):
         return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vlm_jax.data import records
+from vlm_jax.data import records, sources
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base, zero_shot
 
@@ -50,6 +50,43 @@ def test_chance_and_the_note_stand_beside_the_numbers(result):
     assert result.note == "27 images, 7 classes (7 of them occur), 21 prompts. Said beside."
 
 
+def test_every_number_has_its_interval_and_what_is_reached_blind(result):
+    assert result.metrics.keys() == result.chance.keys() == result.intervals.keys() == result.blind.keys()
+    for name, (low, high) in result.intervals.items():
+        assert low < result.metrics[name] < high
+    assert result.blind == {"acc1": 4 / 27, "mean_per_class_recall": 1 / 7, "acc5": 20 / 27}
+
+
+def test_confused_pairs_are_shown_with_images_of_both_classes(result):
+    counts = result.tables["confusion"].values.copy()
+    np.fill_diagonal(counts, 0)
+    true, predicted = np.unravel_index(counts.argmax(), counts.shape)
+    first = next(e for e in result.examples if e.group == "most confused pairs")
+    most, of = counts.max(), result.tables["confusion"].values[true].sum()
+    assert first.query.text == f"{NAMES[true]} taken for {NAMES[predicted]}: {most} of {of}"
+    assert {(a.text, a.verdict) for a in first.answers} == {(NAMES[true], "wrong"), (NAMES[predicted], "right")}
+    assert all(a.image for a in first.answers)
+
+
+def test_figures_are_the_cosines_the_calibration_with_the_scale_of_the_model_and_a_map_by_class(result):
+    assert result.figures["similarities"].counts["matching pairs"].sum() == 27
+    assert result.figures["calibration"].scale == pytest.approx(20)
+    assert result.figures["calibration"].counts.sum() == 27
+    assert set(result.figures["embedding_map"].groups) == set(NAMES)
+
+
+def test_without_inner_norm_long_prompts_weigh_more(make_subject, data, classes, result):
+    subject = make_subject()
+    found = zero_shot.ZeroShot(data, classes, inner_norm="none", examples=0)(subject)
+    assert not found.examples
+    prompts = [[f"a photo of a {name}", f"picture of {name}", name] for name in NAMES]
+    weights = np.stack([subject.embed_texts(group, method="project_text").mean(0) for group in prompts])
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    cosines = found.figures["similarities"]
+    assert cosines.edges[-1] >= (subject.embed_records(sources.open_source(data), 27) @ weights.T).max()
+    assert cosines.counts["matching pairs"].tolist() != result.figures["similarities"].counts["matching pairs"].tolist()
+
+
 def test_the_confusion_matrix_counts_every_image(result):
     table = result.tables["confusion"]
     assert table.rows == table.columns == tuple(NAMES)
@@ -59,8 +96,8 @@ def test_the_confusion_matrix_counts_every_image(result):
 
 def test_examples_are_hits_and_misses_with_image_and_truth(result):
     groups = {e.group for e in result.examples}
-    assert groups == {"hits", "misses"}
-    for shown in result.examples:
+    assert groups == {"hits", "misses", "most confused pairs"}
+    for shown in (e for e in result.examples if e.group in ("hits", "misses")):
         assert shown.query.image.startswith(b"\xff\xd8\xff")
         assert shown.expected.text in NAMES and len(shown.answers) == 5
         assert (shown.answers[0].text == shown.expected.text) == (shown.group == "hits")

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -21,6 +21,8 @@ from vlm_jax.training import sharding
 P = jax.P
 ImageMethod = Literal["embed_image", "image_features"]
 """Of a model, from images to one vector each: L2-normalised embeddings, or features before the projection, not normalised."""
+TextMethod = Literal["embed_text", "project_text"]
+"""Of a model, from tokens to one vector each: L2-normalised embeddings, or the same before they are normalised."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,8 +276,8 @@ class Subject:
         own = pipeline.read(source, self.transform, indices=self.rows(count))
         return self._embed(method, (image for _, _, image in own), count, label)
 
-    def embed_texts(self, texts: Sequence[str], label: str = "texts") -> np.ndarray:
-        """L2-normalised embeddings [n, e], float32, in order. Every process passes all texts.
+    def embed_texts(self, texts: Sequence[str], label: str = "texts", method: TextMethod = "embed_text") -> np.ndarray:
+        """L2-normalised embeddings [n, e], or those before they are, float32, in order. Every process passes all texts.
 
         Raises:
           InputError: there is no text.
@@ -284,13 +286,14 @@ class Subject:
         step = len(sharding.rows(self.batch_size, self.compiled.mesh))
         parts = ([texts[i] for i in own[k : k + step]] for k in range(0, len(own), step))
         tokens = (row for part in parts for row in self.tokenizer(part))
-        return self._embed("embed_text", tokens, len(texts), label)
+        return self._embed(method, tokens, len(texts), label)
 
     def _embed(self, method: str, examples: Iterable[np.ndarray], total: int, label: str) -> np.ndarray:
         if not total:
             raise InputError(f"{label}: there is nothing to embed; give data with at least one example")
         size = self.transform.size
-        shape, dtype = ((self.tokenizer.length,), np.int32) if method == "embed_text" else ((size, size, 3), np.uint8)
+        of_text = method in get_args(TextMethod)
+        shape, dtype = ((self.tokenizer.length,), np.int32) if of_text else ((size, size, 3), np.uint8)
         own = sharding.rows(self.batch_size, self.compiled.mesh)
         examples = iter(examples)
         done: list[np.ndarray] = []

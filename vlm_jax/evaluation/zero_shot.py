@@ -1,67 +1,37 @@
 """Zero-shot classification: the class whose prompts lie nearest to the image (Radford et al. 2021, section 3.1)."""
 
-import collections
 import dataclasses
-import functools
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from vlm_jax.data import pipeline, places, sources
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import base, metrics
+from vlm_jax.evaluation import base, predictions
+from vlm_jax.evaluation import classes as classes_lib
 
-
-@dataclasses.dataclass(frozen=True)
-class Classes:
-    """Names and prompts of the classes, in the order of their labels."""
-
-    names: tuple[tuple[str, ...], ...]
-    """For each class its name, then further names (synonyms)."""
-    templates: tuple[str, ...]
-    """Sentences in which `{}` (or `{c}`) stands for the name."""
-
-    @property
-    def titles(self) -> tuple[str, ...]:
-        """The first name of each class, with the index where several classes have the same."""
-        first = [names[0] for names in self.names]
-        counts = collections.Counter(first)
-        return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(first))
-
-    @functools.cached_property
-    def indices(self) -> Mapping[str, list[int]]:
-        """For each name the classes that have it."""
-        found = collections.defaultdict(list)
-        for i, names in enumerate(self.names):
-            for name in dict.fromkeys(names):
-                found[name].append(i)
-        return found
-
-    def prompts(self) -> list[list[str]]:
-        """For each class the sentences of all its names in all templates."""
-        return [
-            [
-                template.replace("{}" if "{}" in template else "{c}", name)
-                for name in names
-                for template in self.templates
-            ]
-            for names in self.names
-        ]
+CONFUSED_PAIRS = 4
+"""Pairs of classes that are shown with images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShot:
-    """Top-1 and top-5 accuracy and mean recall over classes, with prompt ensembles and without training."""
+    """Top-1 and top-5 accuracy and mean recall over classes, with prompt ensembles and without training.
+
+    Among equal scores the first class is the answer. Blind numbers are those of always answering with the most frequent classes
+    of these very labels.
+    """
 
     data: str = ""
     """Shards with images and labels."""
     classes: str = ""
-    """JSON file {"names": ["tench", ["crane", "crane bird"], ...], "templates": ["a photo of a {}.", ...]}."""
+    """File with the names of the classes and their templates or prompts; see `read_classes`."""
     label: str = "label"
     """Field of a record with its class: an index into the names, or a name."""
+    inner_norm: classes_lib.Inner = "normalize"
+    """Whether the embedding of each prompt is normalised before the mean over a class, as in CLIP; GroupViT's code does not."""
     limit: int = 0
     """Take only so many records from the start. 0: all."""
     every: int = 0
@@ -69,7 +39,7 @@ class ZeroShot:
     note: str = ""
     """A sentence for the report, such as what a simpler model would reach."""
     examples: int = 8
-    """Hits and misses to show, of each so many."""
+    """Hits and misses to show, of each so many; 0: no images at all."""
 
     task: ClassVar[str] = "zeroshot_classification"
 
@@ -81,90 +51,72 @@ class ZeroShot:
         """
         classes = read_classes(self.classes)
         source, count = base.open_records(self.data, self.limit)
-        labels = np.array([self._label(source[i], classes) for i in range(count)])
-
-        prompts = classes.prompts()
-        texts = subject.embed_texts([text for group in prompts for text in group], "zero-shot prompts")
-        ends = np.cumsum([len(group) for group in prompts])
-        weights = np.stack([metrics.class_weights(part) for part in np.split(texts, ends[:-1])])
+        labels = classes_lib.Labels(classes, self.label, self.data, self.classes).one(source, count)
+        weights = classes_lib.embed(subject, classes, self.inner_norm, "zero-shot prompts")
         images = subject.embed_records(source, count, "zero-shot images")
-
-        scores = images @ weights.T
-        ranks = metrics.label_ranks(scores, labels)
-        counts = metrics.confusion(labels, scores.argmax(1), len(weights))
-        values = {"acc1": float((ranks < 1).mean()), "mean_per_class_recall": metrics.mean_per_class_recall(counts)}
-        chance = {"acc1": 1 / len(weights), "mean_per_class_recall": 1 / len(weights)}
-        if len(weights) > 5:
-            values["acc5"] = float((ranks < 5).mean())
-            chance["acc5"] = 5 / len(weights)
-        present = np.flatnonzero(counts.sum(1))
-        table = base.Table(
-            "true class", "predicted class", tuple(classes.titles[i] for i in present), classes.titles, counts[present]
-        )
+        found = predictions.Predictions.of(images, weights, labels)
+        prompts = sum(map(len, classes.prompts()))
         return base.Result(
-            metrics=values,
-            tables={"confusion": table},
-            examples=[
-                *self._examples(subject, source, np.flatnonzero(ranks > 0), "misses", scores, labels, classes.titles),
-                *self._examples(subject, source, np.flatnonzero(ranks == 0), "hits", scores, labels, classes.titles),
-            ],
-            chance=chance,
-            note=f"{count:,} images, {len(weights):,} classes ({len(present):,} of them occur), {len(texts):,} prompts. "
+            metrics=found.metrics(),
+            tables=found.tables(classes.titles),
+            examples=examples(subject, source, found, classes.titles, self.examples),
+            chance=found.chance(),
+            intervals=found.intervals(),
+            blind=found.blind(),
+            figures=found.figures(classes.titles, subject.scale),
+            note=f"{count:,} images, {len(weights):,} classes ({len(found.present):,} of them occur), {prompts:,} prompts. "
             f"{self.note}".strip(),
         )
 
-    def _label(self, example: Mapping[str, Any], classes: Classes) -> int:
-        record = f"record {example.get('key', '')!r} of {self.data}"
-        value = example.get(self.label)
-        if value is None:
-            raise InputError(
-                f"label {self.label!r}: {record} has no such field, it has {sorted(example)}; name the field with the class"
-            )
-        if isinstance(value, str):
-            found = classes.indices.get(value, [])
-            if len(found) != 1:
-                what = "is none" if not found else f"is {len(found)}"
-                raise InputError(
-                    f"{self.label} {value!r} of {record} {what} of the names in {self.classes}: use names that occur once, or indices"
-                )
-            return found[0]
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise InputError(f"{self.label} {value!r} of {record}: a label is an index or the name of a class")
-        if not 0 <= value < len(classes.names):
-            raise InputError(
-                f"{self.label} {value} of {record}: {self.classes} has {len(classes.names)} classes, so labels are 0 to "
-                f"{len(classes.names) - 1}; add the missing names or mend the labels"
-            )
-        return int(value)
 
-    def _examples(
-        self,
-        subject: base.Subject,
-        source: sources.Source,
-        indices: np.ndarray,
-        group: str,
-        scores: np.ndarray,
-        labels: np.ndarray,
-        titles: tuple[str, ...],
-    ) -> list[base.Example]:
-        shown = []
-        for i, _, image in pipeline.read(source, subject.transform, indices=base.spread(indices, self.examples)):
-            top = np.argsort(-scores[i], kind="stable")[:5]
+def examples(
+    subject: base.Subject,
+    source: sources.Source,
+    found: predictions.Predictions,
+    titles: tuple[str, ...],
+    count: int,
+    prefix: str = "",
+) -> list[base.Example]:
+    """So many misses and hits, and the pairs of classes most often confused with images of both.
+
+    Args:
+      prefix: of the headings.
+    """
+    if not count:
+        return []
+    misses, hits = np.flatnonzero(found.ranks > 0), np.flatnonzero(found.ranks == 0)
+    chosen = {"misses": base.spread(misses, count), "hits": base.spread(hits, count)}
+    pairs = []
+    for true, predicted, indices in found.confused(CONFUSED_PAIRS):
+        right = np.flatnonzero((found.labels == predicted) & (found.predicted == predicted))
+        pairs.append((true, predicted, len(indices), base.spread(indices, 3), base.spread(right, 3)))
+    wanted = sorted({*chosen["misses"], *chosen["hits"], *(i for *_, wrong, right in pairs for i in (*wrong, *right))})
+    pictures = {i: base.thumbnail(image) for i, _, image in pipeline.read(source, subject.transform, indices=wanted)}
+
+    shown = []
+    for group, indices in chosen.items():
+        for i in indices:
+            label = found.labels[i]
             answers = tuple(
-                base.Entry(titles[c], score=float(scores[i, c]), verdict="right" if c == labels[i] else "wrong")
-                for c in top
+                base.Entry(titles[c], score=score, verdict="right" if c == label else "wrong")
+                for c, score in found.top(i)
             )
-            shown.append(
-                base.Example(group, base.Entry(image=base.thumbnail(image)), answers, base.Entry(titles[labels[i]]))
-            )
-        return shown
+            query, expected = base.Entry(image=pictures[i]), base.Entry(titles[label])
+            shown.append(base.Example(prefix + group, query, answers, expected))
+    sizes = np.bincount(found.labels, minlength=found.num_classes)
+    for true, predicted, number, wrong, right in pairs:
+        told = f"{titles[true]} taken for {titles[predicted]}: {number:,} of {sizes[true]:,}"
+        answers = [base.Entry(titles[true], pictures[i], found.score(i, predicted), "wrong") for i in wrong]
+        answers += [base.Entry(titles[predicted], pictures[i], found.score(i, predicted), "right") for i in right]
+        shown.append(base.Example(f"{prefix}most confused pairs", base.Entry(told), tuple(answers)))
+    return shown
 
 
-def read_classes(path: str) -> Classes:
+def read_classes(path: str) -> classes_lib.Classes:
     """Reads names and templates of classes from a JSON file.
 
     Raises:
-      InputError: the file is missing, or not of the form that `ZeroShot.classes` tells.
+      InputError: the file is missing, or not not of a form that is told here.
     """
     form = '{"names": ["cat", ["dog", "hound"]], "templates": ["a photo of a {}."]}'
     if not path:
@@ -198,4 +150,4 @@ def read_classes(path: str) -> Classes:
             raise InputError(
                 f"classes {path!r}: template {template!r} must be a sentence with {{}} in the place of the name"
             )
-    return Classes(tuple(tuple(group) for group in names), tuple(templates))
+    return classes_lib.Classes(tuple(tuple(group) for group in names), tuple(templates))
