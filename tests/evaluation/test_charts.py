@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from vlm_jax.evaluation import base, charts
+from vlm_jax.evaluation import charts
 
 
 def svg(markup) -> ET.Element:
@@ -89,21 +89,19 @@ def test_ticks_are_round_and_within(low, high):
     np.testing.assert_allclose(gaps, gaps[0], rtol=1e-6)
 
 
-def test_a_matrix_shades_its_cells_and_tells_right_from_wrong():
-    names = ("a", "b", "<c>")
-    table = base.Table("true", "predicted", names[1:], names, np.array([[1, 3, 0], [0, 0, 0]]))
-    drawn = svg(charts.matrix(table))
-    cells = {e.find("title").text: e for e in drawn.iter("rect") if e.find("title") is not None}
-    assert {text: e.get("class") for text, e in cells.items()} == {"b → a: 1 of 4": "wrong", "b → b: 3 of 4": "right"}
-    assert float(cells["b → b: 3 of 4"].get("fill-opacity")) == pytest.approx(0.8)
-    labels = [e.text for e in drawn.iter("text")]
-    assert "75%" in labels and labels.count("<c>") == 2
+def test_chance_and_blind_baselines_are_lines_of_their_own_at_their_values():
+    chart = svg(charts.curves([charts.Curve("a", [(0, 0.0), (1, 1.0)], 0.25, 0.5)], shares="percent"))
+    at = {e.get("class"): float(e.get("y1")) for e in chart.iter("line") if "base" in (e.get("class") or "")}
+    (points,) = lines(chart)
+    low, high = points[0][1], points[1][1]
+    assert at["base chance"] == pytest.approx(low + 0.25 * (high - low), abs=0.1)
+    assert at["base blind"] == pytest.approx(low + 0.5 * (high - low), abs=0.1)
 
 
-def test_the_most_confused_pairs_are_those_that_happened_more_than_once():
-    names = ("a", "b", "c")
-    table = base.Table("true", "predicted", names, names, np.array([[9, 2, 0], [0, 5, 1], [4, 0, 4]]))
-    assert charts.confused(table) == [
-        {"true": "c", "predicted": "a", "count": 4, "of": 8},
-        {"true": "a", "predicted": "b", "count": 2, "of": 11},
-    ]
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(1e-6, 1e6, ["10⁻⁶", "10⁻⁴", "0.01", "1", "100", "10⁴", "10⁶"]), (0.5, 20, ["0.5", "1", "2", "5", "10", "20"]),
+     (0.1, 10, ["0.1", "1", "10"]), (3, 4, [])],
+)  # fmt: skip
+def test_logarithmic_axes_have_powers_of_ten(low, high, expected):
+    assert [charts.log_tick(value) for value in charts.log_ticks(low, high)] == expected

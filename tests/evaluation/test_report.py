@@ -194,20 +194,6 @@ def test_a_metric_that_is_not_a_number_says_so(tmp_path):
     assert page.text.count("not finite") >= 2
 
 
-def test_many_classes_fold_the_matrix_and_too_many_leave_it_out(tmp_path):
-    def elements(count):
-        names = tuple(f"class {i}" for i in range(count))
-        table = base.Table(
-            "true", "predicted", names, names, 3 * np.eye(count, k=1, dtype=int) + np.eye(count, dtype=int)
-        )
-        _, page = make(tmp_path, results={"x": base.Result({"acc1": 0.5}, {"confusion": table})}, config={})
-        assert "class 0 taken for class 1" in page.text
-        return page
-
-    assert "Confusion of 64 classes" in elements(64).text
-    assert "Confusion" not in elements(300).text
-
-
 def test_configuration_is_shown_as_it_resolves(tmp_path):
     config = {"a": {"b": [1, 2.5, None]}, "path": "é/ü"}
     _, page = make(tmp_path, config=config)
@@ -217,7 +203,51 @@ def test_configuration_is_shown_as_it_resolves(tmp_path):
 def test_a_table_that_is_no_confusion_matrix_is_shown_as_it_is(tmp_path):
     table = base.Table("<shape>", "count", ("one", "two"), ("recall", "images"), np.array([[0.25, 12], [0.5, 7]]))
     _, page = make(tmp_path, results={"x": base.Result({"acc1": 0.5}, {"by_shape": table})}, config={})
-    assert "By shape <shape> recall images one 0.25 12 two 0.5 7" in page.text
+    assert "By shape <shape> Recall Images one 25.0 % 12 two 50.0 % 7" in page.text
+
+
+def test_intervals_and_the_blind_baseline_stand_beside_the_value(tmp_path):
+    result = base.Result(
+        {"acc1": 0.9431, "image_retrieval_median_rank": 3.0, "auroc": 0.5},
+        chance={"acc1": 0.1},
+        intervals={"acc1": (0.9312, 0.9544), "image_retrieval_median_rank": (2.0, 4.0), "auroc": (math.nan, 0.6)},
+        blind={"acc1": 0.125},
+    )
+    _, page = make(tmp_path, results={"x": result}, config={})
+    assert (
+        "Top-1 accuracy 95\u202f% interval chance 10.0\u202f% blind 12.5\u202f% 94.3\u202f% [93.1, 95.4] 10.0\u202f% 12.5\u202f%".replace(
+            "\u202f", " "
+        )
+        in page.text.replace("\u202f", " ")
+    )
+    assert "Text to image, median rank 3 [2, 4]" in page.text and "[not finite]" in page.text
+    assert {"mark chance", "mark blind", "range"} <= {a.get("class") for tag, a in page.elements if tag == "rect"}
+    _, page = make(tmp_path)
+    assert "Blind" not in page.text and "95\u202f%" not in page.text
+
+
+def test_more_metrics_than_a_chart_holds_get_more_charts(tmp_path):
+    metrics = {f"acc{k}": 0.1 for k in range(1, 9)}
+    rows = [{"step": step, **{f"x/{name}": 0.1 * step for name in metrics}} for step in (1, 2)]
+    _, page = make(tmp_path, results={"x": base.Result(metrics)}, metrics_history=rows)
+    charts = [a["aria-label"] for tag, a in page.elements if tag == "svg" and "aria-label" in a]
+    assert [label.count("20.0") for label in charts] == [6, 2]
+
+
+def test_confused_pairs_stand_with_their_matrix_or_alone_but_not_among_the_examples(tmp_path):
+    pair = base.Example("x: most confused pairs", base.Entry("told of the pair"), (base.Entry(image=thumbnail()),))
+    table = zero_shot().tables["confusion"]
+    for tables in ({"x: confusion": table}, {"confusion": table}, {}):
+        _, page = make(tmp_path, results={"x": base.Result({"acc1": 0.5}, tables, [pair])}, config={})
+        assert page.text.count("told of the pair") == 1 and "Examples" not in page.text
+        assert ("X: most confused pairs" in page.text) == ("x: confusion" not in tables)
+
+
+def test_tiles_lead_to_their_evaluations(tmp_path):
+    _, page = make(tmp_path)
+    targets = [a["href"] for tag, a in page.elements if tag == "a"]
+    places = {f"#{a['id']}" for _, a in page.elements if "id" in a}
+    assert len(targets) >= 7 and set(targets) <= places
 
 
 def test_metrics_of_unknown_names_get_curves(tmp_path):

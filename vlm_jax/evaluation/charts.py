@@ -1,25 +1,25 @@
-"""Charts as SVG, without scripts: curves over steps, and the grid of a confusion matrix."""
+"""Charts as SVG, without scripts: numbers and axes for readers, and curves over steps."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
-from vlm_jax.evaluation import base
-from vlm_jax.evaluation.markup import Markup, element, shortened
+from vlm_jax.evaluation.markup import Markup, element
 
 POINTS = 240
 """Longer curves are drawn as means over so many stretches, with the range behind them."""
 HOVERS = 100
 """Places along a curve that tell their values."""
-WIDTH, HEIGHT = 360, 190
-LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 22
+WIDTH, HEIGHT = 360, 204
+LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 36
 LARGEST = 1e30
 """Values beyond are gaps in a curve, as those that are not finite."""
-MATRIX_CLASSES = 128
-"""Matrices with more columns are not drawn."""
+COLOURS = 12
+"""Classes `s0` to `s11` of the style sheet; the last one is grey."""
+_SUPERSCRIPT = str.maketrans("-0123456789", "\N{SUPERSCRIPT MINUS}⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Curve:
     name: str
     points: Sequence[tuple[float, float]]
     chance: float | None = None
+    blind: float | None = None
 
 
 def number(value: float) -> str:
@@ -61,6 +62,65 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [float(f"{i * step:.9g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def log_ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Powers of ten from low to high, about `count` of them; with their doubles and halves where the range is short."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    if last - first < 2:
+        found = [m * 10.0**k for k in range(first - 1, last + 1) for m in (1, 2, 5)]
+        return [float(f"{value:.9g}") for value in found if low * 0.999 <= value <= high * 1.001]
+    apart = -(-(last - first) // count)
+    return [10.0**k for k in range(first, last + 1) if k % apart == 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """The area of a chart: which values it spans, where each of them lies, and the grid with its labels."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    x_label: str
+    y_label: str = ""
+    """Stands over the area, where the title of the chart does not say it."""
+    x_scale: Literal["linear", "log"] = "linear"
+    height: int = HEIGHT
+
+    @property
+    def top(self) -> int:
+        return TOP + (14 if self.y_label else 0)
+
+    @property
+    def bottom(self) -> int:
+        return self.height - BOTTOM
+
+    def at_x(self, value: float) -> float:
+        low, high, value = (math.log10(v) if self.x_scale == "log" else v for v in (*self.x, value))
+        return round(LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT), 1)
+
+    def at_y(self, value: float) -> float:
+        return round(self.bottom - (value - self.y[0]) / (self.y[1] - self.y[0]) * (self.bottom - self.top), 1)
+
+    def grid(self, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]) -> list[Markup]:
+        """Lines, values and what they are of."""
+        drawn = []
+        for value, text in y_ticks:
+            at = self.at_y(value)
+            drawn.append(element("line", class_="grid-line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at))
+            drawn.append(element("text", text, x=LEFT - 6, y=round(at + 3.5, 1), text_anchor="end"))
+        for value, text in x_ticks:
+            at = self.at_x(value)
+            anchor = "end" if at > WIDTH - RIGHT - 12 else "start" if at < LEFT + 4 else "middle"
+            drawn.append(element("text", text, x=at, y=self.bottom + 15, text_anchor=anchor))
+        centre = (LEFT + WIDTH - RIGHT) / 2
+        drawn.append(element("text", self.x_label, class_="axis", x=centre, y=self.height - 5, text_anchor="middle"))
+        if self.y_label:
+            drawn.append(element("text", self.y_label, class_="axis", x=LEFT - 6, y=10))
+        return drawn
+
+    def svg(self, *drawn: Markup | Sequence[Markup], label: str) -> Markup:
+        """The chart of these parts; `label` is what is read out in place of it."""
+        return element("svg", *drawn, viewBox=f"0 0 {WIDTH} {self.height}", role="img", aria_label=label)
+
+
 def curves(lines: Sequence[Curve], *, shares: Literal["percent", "plain"] = "plain") -> Markup:
     """One chart of up to six lines over the same steps.
 
@@ -74,36 +134,28 @@ def curves(lines: Sequence[Curve], *, shares: Literal["percent", "plain"] = "pla
     highs = np.concatenate([line.high for line in drawn])
     x_low, x_high = float(steps.min()), float(steps.max())
     y_low, y_high = float(np.nanmin(lows)), float(np.nanmax(highs))
+    baselines = [(kind, value) for line in lines for kind, value in (("chance", line.chance), ("blind", line.blind))]
+    baselines = [(kind, value) for kind, value in baselines if value is not None and math.isfinite(value)]
     if shares == "percent":
-        y_low, y_high = 0.0, max(y_high, *(line.chance or 0 for line in lines), 1e-3) * 1.04
+        y_low, y_high = 0.0, max(y_high, *(value for _, value in baselines), 1e-3) * 1.04
     else:
         margin = 0.05 * (y_high - y_low) or 0.1 * abs(y_high) or 1.0
         y_low, y_high = y_low - margin, y_high + margin
     if x_low == x_high:
         x_low, x_high = x_low - 1, x_high + 1
-
-    def x(step):
-        return round(LEFT + (step - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(value):
-        return round(HEIGHT - BOTTOM - (value - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
-
-    grid = []
-    for value in ticks(y_low, y_high):
-        grid.append(element("line", class_="grid-line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(value), y2=y(value)))
-        label = f"{100 * value:g}%" if shares == "percent" else _tick(value)
-        grid.append(element("text", label, x=LEFT - 6, y=y(value) + 3.5, text_anchor="end"))
-    for value in ticks(x_low, x_high):
-        if value == round(value):
-            at = x(value)
-            anchor = "end" if at > WIDTH - RIGHT - 12 else "start" if at < LEFT + 4 else "middle"
-            grid.append(element("text", _tick(value), x=at, y=HEIGHT - 6, text_anchor=anchor))
-    marks = []
-    for at in sorted({y(line.chance) for line in lines if line.chance is not None and y_low <= line.chance <= y_high}):
-        if not marks or at - marks[-1][0] > 4:
-            told = element("title", "chance")
-            marks.append((at, element("line", told, class_="chance", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at)))
-    marks = [mark for _, mark in marks]
+    frame = Frame((x_low, x_high), (y_low, y_high), "step")
+    x, y = frame.at_x, frame.at_y
+    grid = frame.grid(
+        [(value, tick(value)) for value in ticks(x_low, x_high) if value == round(value)],
+        [(value, f"{100 * value:g}%" if shares == "percent" else tick(value)) for value in ticks(y_low, y_high)],
+    )
+    marks: list[Markup] = []
+    taken: list[tuple[str, float]] = []
+    for kind, at in sorted({(kind, y(value)) for kind, value in baselines if y_low <= value <= y_high}):
+        if not taken or taken[-1][0] != kind or at - taken[-1][1] > 4:
+            taken.append((kind, at))
+            told = element("title", kind)
+            marks.append(element("line", told, class_=f"base {kind}", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at))
     for i, line in enumerate(drawn):
         for part in line.parts():
             if line.averaged == "yes":
@@ -118,9 +170,7 @@ def curves(lines: Sequence[Curve], *, shares: Literal["percent", "plain"] = "pla
                     element("polyline", class_=f"line s{i % 6}", points=" ".join(f"{a},{b}" for a, b in places))
                 )
     label = ", ".join(f"{line.name} {show(line.last)}" for line in drawn)
-    return element(
-        "svg", *grid, *marks, *_hovers(drawn, x, y, show), viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label
-    )
+    return frame.svg(grid, marks, _hovers(drawn, x, y, show), label=label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,12 +205,41 @@ class _Drawn:
         return [slice(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
+def tick(value: float) -> str:
+    """A number beside an axis: 20k, 1.5M."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * size or (abs(value) >= size and value % size == 0):
+            return f"{value / size:g}{letter}"
+    return number(value)
+
+
+def log_tick(value: float) -> str:
+    """A number beside a logarithmic axis: 0.1, 1, 10, 10⁻⁴."""
+    exponent = round(math.log10(value))
+    if abs(exponent) < 3 or not math.isclose(value, 10.0**exponent):
+        return number(value)
+    return f"10{str(exponent).translate(_SUPERSCRIPT)}"
+
+
+def edges(places: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Where the strips under the pointer around places begin and end: halfway between them."""
+    return np.concatenate([[low], (places[1:] + places[:-1]) / 2, [high]]).round(1)
+
+
+def strip(
+    told: str, left: float, right: float, at: float, *marks: Markup, top: int = TOP, bottom: int = HEIGHT - BOTTOM
+) -> Markup:
+    """A stretch of a chart which, under the pointer, shows a rule and its marks and tells its values."""
+    area = element("rect", x=left, y=top, width=round(right - left, 1), height=bottom - top)
+    rule = element("line", class_="rule", x1=at, x2=at, y1=top, y2=bottom)
+    return element("g", element("title", told), area, rule, *marks, class_="hover")
+
+
 def _hovers(drawn: Sequence[_Drawn], x: Callable, y: Callable, show: Callable) -> list[Markup]:
-    """Strips over the whole height which, under the pointer, show a rule and tell the values there."""
     steps = np.unique(np.concatenate([line.steps for line in drawn]))
     steps = steps[np.unique(np.linspace(0, len(steps) - 1, min(HOVERS, len(steps))).round().astype(int))]
     places = np.array([x(step) for step in steps])
-    edges = np.concatenate([[LEFT], (places[1:] + places[:-1]) / 2, [WIDTH - RIGHT]]).round(1)
+    bounds = edges(places, LEFT, WIDTH - RIGHT)
     strips = []
     for i, step in enumerate(steps):
         told, dots = [f"step {step:,.0f}"], []
@@ -169,68 +248,5 @@ def _hovers(drawn: Sequence[_Drawn], x: Callable, y: Callable, show: Callable) -
             if np.isfinite(line.mean[at]):
                 told.append(f"{line.name}: {show(float(line.mean[at]))}")
                 dots.append(element("circle", class_=f"dot s{k % 6}", cx=x(line.steps[at]), cy=y(line.mean[at]), r=3))
-        width = round(float(edges[i + 1] - edges[i]), 1)
-        area = element("rect", x=float(edges[i]), y=TOP, width=width, height=HEIGHT - TOP - BOTTOM)
-        rule = element("line", class_="rule", x1=float(places[i]), x2=float(places[i]), y1=TOP, y2=HEIGHT - BOTTOM)
-        strips.append(element("g", element("title", "\n".join(told)), area, rule, *dots, class_="hover"))
+        strips.append(strip("\n".join(told), float(bounds[i]), float(bounds[i + 1]), float(places[i]), *dots))
     return strips
-
-
-def _tick(value: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 10 * size or (abs(value) >= size and value % size == 0):
-            return f"{value / size:g}{letter}"
-    return number(value)
-
-
-def matrix(table: base.Table) -> Markup:
-    """A confusion matrix: every row shaded by its shares, right cells in one colour and wrong ones in another."""
-    counts = np.asarray(table.values, float)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    columns = {name: i for i, name in enumerate(table.columns)}
-    cell = int(np.clip(860 // len(table.columns), 12, 30))
-    letters = int(np.clip(max(len(name) for name in (*table.rows, *table.columns)), 4, 20))
-    size = min(11, cell - 1)
-    left, top = int(letters * size * 0.58) + 22, int(letters * size * 0.58) + 22
-    width, height = left + cell * len(table.columns) + 44, top + cell * len(table.rows) + 4
-    right, bottom = left + cell * len(table.columns), top + cell * len(table.rows)
-    drawn = [element("rect", class_="ground", x=left, y=top, width=right - left, height=bottom - top)]
-    for i, name in enumerate(table.rows):
-        middle = top + (i + 0.5) * cell + size * 0.35
-        own = columns[name]
-        drawn.append(element("text", shortened(name, 20), x=left - 5, y=round(middle, 1), text_anchor="end"))
-        recall = element("text", f"{100 * shares[i, own]:.0f}%", class_="recall", x=right + 5, y=round(middle, 1))
-        drawn.append(recall)
-        drawn.append(element("rect", class_="own", x=left + own * cell, y=top + i * cell, width=cell, height=cell))
-        for k in np.flatnonzero(counts[i]):
-            told = f"{name} \N{RIGHTWARDS ARROW} {table.columns[k]}: {counts[i, k]:.0f} of {counts[i].sum():.0f}"
-            shade = round(0.2 + 0.8 * shares[i, k], 2)
-            square = element(
-                "rect", element("title", told), class_="right" if k == own else "wrong", fill_opacity=shade,
-                x=left + int(k) * cell + 0.5, y=top + i * cell + 0.5, width=cell - 1, height=cell - 1,
-            )  # fmt: skip
-            drawn.append(square)
-    for k, name in enumerate(table.columns):
-        at = round(left + (k + 0.5) * cell + size * 0.35, 1)
-        turn = f"rotate(-90 {at} {top - 5})"
-        drawn.append(element("text", shortened(name, 20), x=at, y=top - 5, transform=turn))
-    drawn.append(element("text", table.column_axis, class_="axis", x=right, y=12, text_anchor="end"))
-    drawn.append(element("text", table.row_axis, class_="axis", x=12, y=bottom, transform=f"rotate(-90 12 {bottom})"))
-    svg = element(
-        "svg", *drawn, viewBox=f"0 0 {width} {height}", width=width, height=height, font_size=size, role="img",
-        aria_label=f"{table.row_axis} against {table.column_axis}",
-    )  # fmt: skip
-    return element("div", svg, class_="wide")
-
-
-def confused(table: base.Table, count: int = 8) -> list[Mapping[str, object]]:
-    """What was taken for what most often, and more than once: `true`, `predicted`, `count`, `of`."""
-    counts = np.asarray(table.values, float)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    wrong = counts * (np.array(table.rows, object)[:, None] != np.array(table.columns, object)[None, :])
-    order = np.lexsort((-shares.ravel(), -wrong.ravel()))[:count]
-    places = [(int(k // wrong.shape[1]), int(k % wrong.shape[1])) for k in order if wrong.flat[k] > 1]
-    return [
-        {"true": table.rows[i], "predicted": table.columns[k], "count": int(counts[i, k]), "of": int(counts[i].sum())}
-        for i, k in places
-    ]

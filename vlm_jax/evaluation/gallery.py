@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+from collections.abc import Sequence
 
 from vlm_jax.evaluation import base
 from vlm_jax.evaluation.markup import Markup, element, shortened
@@ -10,6 +11,8 @@ MAX_EXAMPLES = 24
 """Examples that one heading shows."""
 MAX_IMAGE_BYTES = 6 * 2**20
 """Bytes of all thumbnails together; examples beyond that go without."""
+PAIR_IMAGES = 6
+"""Images that one pair of confused classes shows."""
 _MIME = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 
 
@@ -26,19 +29,21 @@ class Budget:
             return None
         self.left -= len(data)
         source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        return element("img", src=source, alt=shortened(alt, 120), loading="lazy")
+        return element("img", src=source, alt=shortened(alt, 120), decoding="async")
 
 
-def section(name: str, result: base.Result, budget: Budget) -> Markup | None:
-    """The examples of one evaluation under the headings of their groups; None where there are none."""
+def section(name: str, examples: Sequence[base.Example], budget: Budget) -> Markup | None:
+    """Examples of one evaluation under the headings of their groups; None where there are none."""
     groups: dict[str, list[base.Example]] = {}
-    for example in result.examples:
+    for example in examples:
         groups.setdefault(example.group, []).append(example)
     parts = []
     for group, examples in groups.items():
         shown = examples[:MAX_EXAMPLES]
         cards = [_card(example, budget) for example in shown]
-        longest = max(len(entry.text) for example in shown for entry in (*example.answers, example.expected))
+        longest = max(
+            (len(entry.text) for example in shown for entry in (*example.answers, example.expected)), default=0
+        )
         images = any(entry.image for example in shown for entry in example.answers)
         kind = "cards long" if images or longest > 28 else "cards"
         more = f", {len(examples) - len(shown)} more not shown" if len(examples) > len(shown) else ""
@@ -46,6 +51,35 @@ def section(name: str, result: base.Result, budget: Budget) -> Markup | None:
     if not parts:
         return None
     return element("div", element("h3", element("bdi", name)), parts, class_="evaluation")
+
+
+def pair(example: base.Example, budget: Budget) -> Markup:
+    """Images of a class that were taken for another one, and of that one, under the words of the query."""
+    entries = [entry for entry in (example.query, *example.answers) if entry.image]
+    wrong = [entry for entry in entries if entry.verdict != "right"]
+    right = [entry for entry in entries if entry.verdict == "right"]
+    rows = []
+    for kind, group in (("wrong", wrong), ("right", right)):
+        shown = group[: PAIR_IMAGES if not (wrong and right) else PAIR_IMAGES // 2]
+        pictures = [
+            element(
+                "li",
+                budget.image(entry.image, entry.text or "image"),
+                None if entry.score is None else element("span", f"{entry.score:.3f}"),
+            )
+            for entry in shown
+        ]
+        names = ", ".join(dict.fromkeys(entry.text for entry in shown if entry.text))
+        told = element("p", element("bdi", shortened(names, 60)), class_=kind) if names else None
+        if pictures:
+            rows.append(element("div", told, element("ol", pictures)))
+    kind = "sides" if len(rows) > 1 else None
+    return element(
+        "div",
+        element("p", element("bdi", shortened(example.query.text, 160))),
+        element("div", rows, class_=kind),
+        class_="pair",
+    )
 
 
 def _card(example: base.Example, budget: Budget) -> Markup:

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with its curves, numbers, confusion, examples, recipe and environment.
+"""The report of a run: one HTML file with its numbers, figures, curves, time, examples, recipe and environment.
 
 It needs no network and runs no script, and its content policy forbids both. All text from data and configuration is
 escaped where the markup is made (`markup`).
@@ -11,8 +11,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from vlm_jax.evaluation import base, charts, gallery, records, scores, style
+from vlm_jax.evaluation import base, charts, confusion, drawings, gallery, records, scores, spent, style
 from vlm_jax.evaluation.markup import Markup, element, join, shortened
+from vlm_jax.training import goodput as accounts
 
 FIRST = ("loss", "learning_rate", "scale", "bias", "similarity", "grad_norm", "examples_per_second")
 """Charts that stand in front, in this order; the others are folded away."""
@@ -27,6 +28,7 @@ def write(
     metrics_history: Sequence[Mapping[str, Any]],
     results: Mapping[str, base.Result],
     environment: Mapping[str, Any],
+    goodput: Sequence[accounts.Attempt] = (),
 ) -> None:
     """Writes the report, whole or not at all.
 
@@ -35,8 +37,9 @@ def write(
       metrics_history: rows of metrics.jsonl, each with `step`; metrics of an evaluation are named `<name>/<metric>`.
       results: the last results of the evaluations, by name.
       environment: versions, devices and what else is worth knowing; values are written as text.
+      goodput: the starts of the run, for where its time went.
     """
-    records.write_text(path, page(title, config, metrics_history, results, environment))
+    records.write_text(path, page(title, config, metrics_history, results, environment, goodput))
 
 
 def page(
@@ -45,20 +48,28 @@ def page(
     history: Sequence[Mapping[str, Any]],
     results: Mapping[str, base.Result],
     environment: Mapping[str, Any],
+    goodput: Sequence[accounts.Attempt] = (),
 ) -> Markup:
     """The report as one string."""
     series = _series(history)
     evaluations = tuple(f"{name}/" for name in results)
     training = {name: points for name, points in series.items() if not name.startswith(evaluations)}
-    budget = gallery.Budget()
-    numbers = [scores.section(name, result, series) for name, result in results.items()]
-    galleries = [part for name, result in results.items() if (part := gallery.section(name, result, budget))]
-    chance = element("p", "Chance is the tick on a bar and the dotted line in a chart.", class_="soft small")
+    images, points = gallery.Budget(), drawings.Budget()
+    numbers = [
+        element("div", element("h3", element("bdi", name)), body, class_="evaluation", id=f"evaluation-{i}")
+        for i, (name, result) in enumerate(results.items())
+        if (body := scores.section(name, result, series, images, points))
+    ]
+    galleries = []
+    for name, result in results.items():
+        examples = [example for example in result.examples if not example.group.endswith(confusion.GROUP)]
+        galleries.append(gallery.section(name, examples, images))
     drawn = "Drawn evenly over the data, not chosen. Numbers are cosines; right answers are marked."
     sections = {
-        "Evaluation": join(chance, numbers) if numbers else None,
+        "Evaluation": join(scores.key(results), numbers) if numbers else None,
         "Training": _training(training),
-        "Examples": join(element("p", drawn, class_="soft small"), galleries) if galleries else None,
+        "Time": spent.section(goodput),
+        "Examples": join(element("p", drawn, class_="soft small"), galleries) if any(galleries) else None,
         "Recipe": _recipe(config),
         "Environment": _environment(environment),
     }
@@ -117,17 +128,22 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _tiles(results: Mapping[str, base.Result], training: scores.Series) -> list[Markup]:
+    """The first metric of every evaluation, and the loss."""
     tiles = []
-    for name, result in results.items():
+    for i, (name, result) in enumerate(results.items()):
         for metric, value in itertools.islice(result.metrics.items(), 1):
-            chance = f"chance {scores.show(metric, result.chance[metric])}" if metric in result.chance else ""
-            lines = [element("span", element("bdi", name)), element("b", scores.show(metric, value))]
-            lines += [element("span", scores.label(metric)), element("span", chance)]
-            tiles.append(element("div", lines, class_="tile"))
+            interval, beside = result.intervals.get(metric), []
+            for kind, of in (("chance", result.chance), ("blind", result.blind)):
+                if metric in of:
+                    beside.append(f"{kind} {scores.show(metric, of[metric])}")
+            between = element("small", f" {scores.within(metric, interval)}") if interval else None
+            lines = [element("span", element("bdi", name)), element("b", scores.show(metric, value), between)]
+            lines += [element("span", scores.label(metric)), element("span", ", ".join(beside))]
+            tiles.append(element("a", lines, class_="tile", href=f"#evaluation-{i}"))
     if "loss" in training:
         value = charts.number(scores.last(training["loss"]))
         lines = [element("span", "Training"), element("b", value), element("span", "Loss of the last step logged")]
-        tiles.append(element("div", lines, class_="tile"))
+        tiles.append(element("a", lines, class_="tile", href="#training"))
     return tiles
 
 
@@ -159,10 +175,24 @@ def _short(name: str, group: str) -> str:
 
 
 def _recipe(config: Mapping[str, Any]) -> Markup | None:
+    """The fields of the run in a list, and everything as it resolves behind a fold."""
     if not config:
         return None
+    plain = {
+        name: value
+        for name, value in config.items()
+        if value not in ("", None) and isinstance(value, str | int | float)
+    }
+    kinds = {name: value for name, value in config.items() if isinstance(value, Mapping) and "_type" in value}
+    plain |= {name: str(value["_type"]).rpartition(".")[2] for name, value in kinds.items()}
+    rows = [
+        (element("dt", element("bdi", shortened(name, 60))), element("dd", element("bdi", shortened(str(value), 200))))
+        for name, value in plain.items()
+        if not name.startswith("_")
+    ]
     text = json.dumps(config, indent=2, default=str, ensure_ascii=False)
-    return element("details", element("summary", "The resolved configuration"), element("pre", text))
+    folded = element("details", element("summary", "The resolved configuration"), element("pre", text))
+    return join(element("dl", rows, class_="short") if rows else None, folded)
 
 
 def _environment(environment: Mapping[str, Any]) -> Markup | None:

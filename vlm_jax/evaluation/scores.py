@@ -1,101 +1,156 @@
-"""Numbers of an evaluation in the report: values beside chance, their curves over the run, what was confused."""
+"""Numbers of an evaluation in the report: values with intervals beside chance and baselines, and their curves over the run."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from vlm_jax.evaluation import base, charts
+from vlm_jax.evaluation import base, charts, confusion, drawings, gallery
 from vlm_jax.evaluation.markup import Markup, element, join
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
 """Values over steps by name."""
 
-OPEN_ROWS = 32
-"""A matrix of more rows is folded."""
 LINES = 6
 """Curves in one chart."""
+ROWS = 32
+"""Rows that a table shows."""
 _LABELS = {
     "acc1": "Top-1 accuracy",
     "acc5": "Top-5 accuracy",
-    "mean_per_class_recall": "Mean recall over classes",
-    "image_retrieval": "Text to image",
-    "text_retrieval": "Image to text",
+    "auroc": "AUROC",
     "learning_rate": "Learning rate",
+    "lr": "Learning rate",
+    "mean_average_precision": "Mean average precision",
+    "mean_per_class_recall": "Mean recall over classes",
     "scale": "Scale of the cosines (1 / temperature)",
     "similarity": "Cosine of pairs",
+    "similarities": "Cosines of matching and of other pairs",
+    "calibration": "Calibration of the temperature",
     "grad_norm": "Gradient norm",
     "examples_per_second": "Examples a second",
-    "accuracy": "Accuracy",
-    "median_rank": "Median rank",
+    "median_rank": "Median rank (1 is best)",
     "mfu": "Model FLOPs utilisation",
+    "rsum": "RSUM, the sum of the six recalls",
 }
+_DIRECTIONS = {"image_retrieval": "Text to image", "text_retrieval": "Image to text"}
 
 
-def section(name: str, result: base.Result, series: Series) -> Markup:
-    """One evaluation: its numbers beside chance, its curves, its tables."""
+def section(name: str, result: base.Result, series: Series, images: gallery.Budget, points: drawings.Budget) -> Markup:
+    """One evaluation: its numbers beside chance, their curves, its figures, its tables."""
+    note = element("p", element("bdi", result.note), class_="soft small") if result.note else None
+    curves = _curves(name, result, series)
+    if len(curves) == 1:
+        numbers = element("div", element("div", _metrics(result)), curves, class_="beside")
+    else:
+        numbers = join(_metrics(result), element("div", curves, class_="grid below") if curves else None)
+    order = sorted(
+        result.figures.items(), key=lambda item: not isinstance(item[1], base.Scatter)
+    )  # others stand beside it
+    drawn = [drawn for title, of in order if (drawn := drawings.draw(label(title), of, points))]
+    figures = element("div", drawn, class_="grid below figures") if drawn else None
+    pairs: dict[str, list[base.Example]] = {}
+    for example in result.examples:
+        if example.group.endswith(confusion.GROUP):
+            pairs.setdefault(example.group, []).append(example)
+    tables = []
+    for title, table in result.tables.items():
+        own = (
+            pairs.pop(f"{title.removesuffix('confusion')}{confusion.GROUP}", []) if title.endswith("confusion") else []
+        )
+        tables.append(_table(title, table, own, images) if table.rows else None)
+    rest = [confusion.pairs(label(title), examples, images) for title, examples in pairs.items()]
+    return join(note, numbers, figures, tables, rest)
+
+
+def _metrics(result: base.Result) -> Markup:
+    """The table of the metrics."""
+    with_blind = any(metric in result.blind for metric in result.metrics)
+    with_interval = any(metric in result.intervals for metric in result.metrics)
     rows = []
     for metric, value in result.metrics.items():
-        chance = result.chance.get(metric)
-        bar = _bar(value, chance) if _is_share(metric) and math.isfinite(value) else None
+        chance, blind, interval = result.chance.get(metric), result.blind.get(metric), result.intervals.get(metric)
+        bar = _bar(value, chance, blind, interval) if is_share(metric) and math.isfinite(value) else None
+        between = element("span", within(metric, interval), class_="interval") if interval else None
         cells = [
             element("td", label(metric)),
             element("td", bar, class_="bar"),
-            element("td", show(metric, value), class_="n value"),
+            element("td", element("b", show(metric, value)), " " if between else None, between, class_="n value"),
             element("td", "" if chance is None else show(metric, chance), class_="n soft"),
+            element("td", "" if blind is None else show(metric, blind), class_="n soft") if with_blind else None,
         ]
         rows.append(element("tr", cells))
     names = [
         element("th", "Metric"),
         element("th", class_="bar"),
-        element("th", "Value", class_="n"),
+        element("th", "Value [95\N{NARROW NO-BREAK SPACE}%]" if with_interval else "Value", class_="n"),
         element("th", "Chance", class_="n"),
+        element("th", "Blind", class_="n") if with_blind else None,
     ]
-    table = element("table", element("thead", element("tr", names)), element("tbody", rows))
-    note = element("p", element("bdi", result.note), class_="soft small") if result.note else None
-    figures = _curves(name, result, series)
-    if len(figures) == 1:
-        numbers = element("div", element("div", table), figures, class_="beside")
-    else:
-        numbers = join(table, element("div", figures, class_="grid below") if figures else None)
-    tables = [_table(table_name, values) for table_name, values in result.tables.items()]
-    return element("div", element("h3", element("bdi", name)), note, numbers, tables, class_="evaluation")
+    return element("table", element("thead", element("tr", names)), element("tbody", rows), class_="metrics")
 
 
-def _bar(value: float, chance: float | None) -> Markup:
+def _bar(value: float, chance: float | None, blind: float | None, interval: tuple[float, float] | None) -> Markup:
+    def place(share):
+        return 100 * min(max(share, 0), 1)
+
     parts = [
-        element("rect", class_="track", x=0, y=3, width="100%", height=4, rx=2),
-        element("rect", class_="fill", x=0, y=3, width=f"{100 * min(max(value, 0), 1):.2f}%", height=4, rx=2),
+        element("rect", class_="track", x=0, y=4, width="100%", height=4, rx=2),
+        element("rect", class_="fill", x=0, y=4, width=f"{place(value):.2f}%", height=4, rx=2),
     ]
-    if chance is not None and math.isfinite(chance):
-        told = element("title", f"chance {charts.percent(chance)}")
-        parts.append(
-            element("rect", told, class_="mark", x=f"{100 * min(max(chance, 0), 1):.2f}%", y=0, width=1.5, height=10)
-        )
+    if interval and all(map(math.isfinite, interval)):
+        low, high = map(place, interval)
+        told = element("title", "95\N{NARROW NO-BREAK SPACE}% interval")
+        shown = f"{max(high - low, 0.3):.2f}%"
+        parts.append(element("rect", told, class_="range", x=f"{low:.2f}%", y=1, width=shown, height=10, rx=2))
+    for kind, share in (("chance", chance), ("blind", blind)):
+        if share is not None and math.isfinite(share):
+            told = element("title", f"{kind} {charts.percent(share)}")
+            x = f"{min(place(share), 99.5):.2f}%"
+            parts.append(element("rect", told, class_=f"mark {kind}", x=x, y=0, width=2, height=12))
     return element("svg", parts, aria_hidden="true")
 
 
+def key(results: Mapping[str, base.Result]) -> Markup:
+    """What the marks of bars and charts mean, as far as these results have them."""
+    told = [("chance", "chance: what guessing would reach")]
+    if any(result.blind for result in results.values()):
+        told.append(("blind", "blind: what is reached without looking"))
+    if any(result.intervals for result in results.values()):
+        told.append(("range", "95\N{NARROW NO-BREAK SPACE}% interval over other examples of the same kind"))
+    keys = [element("span", element("i", class_=f"mark {kind}"), words, class_="key") for kind, words in told]
+    return element("div", keys, class_="keys small")
+
+
 def _curves(name: str, result: base.Result, series: Series) -> list[Markup]:
-    """Metrics of one evaluation over steps: recalls by direction, other shares together, ranks together."""
+    """Metrics of one evaluation over steps: recalls by direction, other shares together, ranks together, in charts of six."""
     groups: dict[str, list[str]] = {}
     for full in series:
         if full.startswith(f"{name}/") and len(series[full]) > 1:
             metric = full.removeprefix(f"{name}/")
-            kind = "median_rank" if metric.endswith("_median_rank") else "accuracy" if _is_share(metric) else metric
-            groups.setdefault(metric.partition("_recall@")[0] + "@" if "@" in metric else kind, []).append(metric)
+            direction = metric.partition("_recall@")[0] + "@" if "_recall@" in metric else ""
+            ranks = re.search("(median|mean)_rank$", metric)
+            groups.setdefault(
+                direction or (ranks[0] if ranks else "accuracy" if is_share(metric) else metric), []
+            ).append(metric)
     figures = []
-    for group, members in sorted(groups.items(), key=lambda item: item[0] == "median_rank"):
-        lines = [
-            charts.Curve(
-                label(m).rpartition(", ")[2] if "@" in m else label(m).removesuffix(", median rank"),
-                series[f"{name}/{m}"],
-                result.chance.get(m),
-            )
-            for m in members[:LINES]
-        ]
-        shares = "percent" if _is_share(members[0]) else "plain"
-        figures.append(figure(label(group.removesuffix("@")), lines, shares))
+    for group, members in sorted(groups.items(), key=lambda item: item[0].endswith("_rank")):
+        for first in range(0, len(members), LINES):
+            lines = [
+                charts.Curve(_short(m), series[f"{name}/{m}"], result.chance.get(m), result.blind.get(m))
+                for m in members[first : first + LINES]
+            ]
+            shares = "percent" if is_share(members[0]) else "plain"
+            title = label(group.removesuffix("@")) if len(members) > 1 or group == "accuracy" else label(members[0])
+            figures.append(figure(title, lines, shares))
     return figures
+
+
+def _short(metric: str) -> str:
+    """A metric's name beside others of its chart."""
+    if "_recall@" in metric:
+        return label(metric).rpartition(", ")[2]
+    return re.sub(r", (median|mean) rank.*$", "", label(metric))
 
 
 def figure(title: str, lines: Sequence[charts.Curve], shares: Literal["percent", "plain"] = "plain") -> Markup:
@@ -109,13 +164,13 @@ def figure(title: str, lines: Sequence[charts.Curve], shares: Literal["percent",
         element(
             "span",
             element("i", class_=f"k{i % LINES}") if len(lines) > 1 else None,
-            f"{line.name} " if len(lines) > 1 else None,
-            write(last(line.points)),
+            element("bdi", line.name) if len(lines) > 1 else None,
+            f" {write(last(line.points))}",
             class_="key",
         )
         for i, line in enumerate(lines)
     ]
-    caption = element("figcaption", element("b", title), element("span", keys, class_="keys"))
+    caption = element("figcaption", element("b", element("bdi", title)), element("span", keys, class_="keys"))
     return element("figure", caption, charts.curves(lines, shares=shares))
 
 
@@ -126,62 +181,57 @@ def last(points: Sequence[tuple[float, float]]) -> float:
 
 def label(name: str) -> str:
     """A metric's name for a reader."""
-    match = re.fullmatch(r"(image_retrieval|text_retrieval)_(?:recall@(\d+)|median_rank)", name)
-    if match:
-        return f"{_LABELS[match[1]]}, {f'R@{match[2]}' if match[2] else 'median rank'}"
+    for prefix, direction in _DIRECTIONS.items():
+        if name == prefix:
+            return direction
+        if name.startswith(f"{prefix}_"):
+            rest = name.removeprefix(f"{prefix}_")
+            match = re.fullmatch(r"(hit_|true_)?recall@(\d+)(.*)", rest)
+            words = (
+                {"hit_": "hit rate@", "true_": "true recall@", None: "R@"}[match[1]] + match[2] + match[3]
+                if match
+                else rest
+            )
+            return f"{direction}, {words.replace('_', ' ')}"
     if name in _LABELS:
         return _LABELS[name]
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]
 
 
-def _is_share(metric: str) -> bool:
-    return bool(re.search(r"(^|_)(acc|accuracy|recall)(\d|@|_|$)", metric)) or metric.endswith("_share")
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of one, which is written as a percentage."""
+    words = r"acc|accuracy|recall|hit_rate|precision|map|auroc|share|any_correct"
+    return bool(re.search(rf"(^|_)({words})(\d|@|_|$)", metric)) and not re.search("(rank|loss|count)$", metric)
 
 
 def show(metric: str, value: float) -> str:
     """A metric's value for a reader: recalls and accuracies as percentages."""
-    return charts.percent(value) if _is_share(metric) else charts.number(value)
+    return charts.percent(value) if is_share(metric) else charts.number(value)
 
 
-def _table(name: str, table: base.Table) -> Markup | None:
-    """A confusion matrix as a grid, and the pairs most often confused in words; any other table as it is."""
-    if not table.rows:
-        return None
-    if not set(table.rows) <= set(table.columns):
-        return _plain(name, table)
-    parts = []
-    if len(table.columns) <= charts.MATRIX_CLASSES:
-        told = "Each row is a true class that occurs, shaded by where its images went; its recall stands at the right."
-        told = element("p", told, class_="soft small")
-        if len(table.rows) > OPEN_ROWS:
-            summary = element("summary", f"{label(name)} of {len(table.rows)} classes")
-            parts.append(element("details", summary, told, charts.matrix(table)))
-        else:
-            parts += [element("h4", label(name)), told, charts.matrix(table)]
-    pairs = charts.confused(table)
-    if pairs:
-        lines = [
-            element(
-                "li",
-                element("span", element("bdi", pair["true"]), " taken for ", element("bdi", pair["predicted"])),
-                element("span", f"{pair['count']} of {pair['of']}", class_="soft n"),
-            )
-            for pair in pairs
-        ]
-        parts += [element("h4", "Most often confused"), element("ul", lines, class_="columns")]
-    return join(parts)
+def within(metric: str, interval: tuple[float, float]) -> str:
+    """An interval for a reader: [93.1, 95.4], in the unit of the value beside it."""
+    if not all(map(math.isfinite, interval)):
+        return "[not finite]"
+    low, high = (f"{100 * v:.1f}" if is_share(metric) else charts.number(v) for v in interval)
+    return f"[{low}, {high}]"
 
 
-def _plain(name: str, table: base.Table) -> Markup:
-    heads = element(
-        "tr", element("th", table.row_axis), [element("th", column, class_="n") for column in table.columns]
-    )
+def _table(name: str, table: base.Table, pairs: Sequence[base.Example], images: gallery.Budget) -> Markup:
+    """A confusion matrix as a grid and in words; any other table as it is."""
+    if set(table.rows) <= set(table.columns):
+        return confusion.section(label(name), table, pairs, images)
+    heads = element("tr", element("th", table.row_axis), [element("th", label(c), class_="n") for c in table.columns])
     rows = [
-        element("tr", element("td", row), [element("td", charts.number(float(value)), class_="n") for value in values])
-        for row, values in zip(table.rows[:OPEN_ROWS], table.values, strict=False)
+        element(
+            "tr",
+            element("td", row),
+            [element("td", show(c, float(v)), class_="n") for c, v in zip(table.columns, values, strict=False)],
+        )
+        for row, values in zip(table.rows[:ROWS], table.values, strict=False)
     ]
-    more = len(table.rows) - OPEN_ROWS
+    more = len(table.rows) - ROWS
     body = element("table", element("thead", heads), element("tbody", rows))
     rest = element("p", f"{more} more rows not shown.", class_="soft small") if more > 0 else None
     return join(element("h4", label(name)), element("div", body, class_="wide"), rest)

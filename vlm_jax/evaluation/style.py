@@ -1,17 +1,25 @@
 """The style sheet of the report: one column of figures and tables, light and dark, on a phone as on a desk."""
 
+_COLOURS = "\n".join(
+    f".s{i} {{ stroke: var(--s{i}); fill: var(--s{i}); }} .line.s{i} {{ fill: none; }} .k{i} {{ background: var(--s{i}); }}\n"
+    f"figure:has(.g{i}:hover) .points:not(.s{i}) {{ opacity: .12; }}"
+    for i in range(12)
+)
+
 CSS = """
 :root {
   color-scheme: light dark;
   --ground: #ffffff; --raised: #f7f8fa; --ink: #16191d; --soft: #5c6570; --line: #e3e6ea;
   --right: #12805c; --wrong: #c2500c; --accent: #2b63d9;
   --s0: #2b63d9; --s1: #d9730d; --s2: #12805c; --s3: #9545b8; --s4: #b8324f; --s5: #0e7f95;
+  --s6: #8a6d1b; --s7: #d6478f; --s8: #5b8c1a; --s9: #7a5236; --s10: #5a4fcf; --s11: #8b95a1;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #101317; --raised: #181c22; --ink: #e8eaed; --soft: #98a2ae; --line: #2a3038;
     --right: #3ecf9a; --wrong: #f0904d; --accent: #7ba4ff;
     --s0: #7ba4ff; --s1: #f2a35e; --s2: #4fd1a1; --s3: #c78be6; --s4: #f2849a; --s5: #5cc8dc;
+    --s6: #d9c15a; --s7: #ff9fcb; --s8: #a8d65c; --s9: #c9a184; --s10: #a59bff; --s11: #77818d;
   }
 }
 * { box-sizing: border-box; }
@@ -24,6 +32,7 @@ body {
 h1 { font-size: 28px; line-height: 1.2; font-weight: 650; letter-spacing: -.015em; margin: 0; }
 h2 { font-size: 19px; font-weight: 650; letter-spacing: -.01em; margin: 0 0 18px; }
 h3 { font-size: 15px; font-weight: 600; margin: 0; }
+h5 { font-size: 13px; font-weight: 600; margin: 20px 0 10px; }
 h4 { font-size: 13px; font-weight: 600; margin: 28px 0 12px; color: var(--soft); }
 p { margin: 0; }
 .soft { color: var(--soft); }
@@ -34,23 +43,29 @@ nav { display: flex; flex-wrap: wrap; gap: 4px 20px; margin-top: 16px; font-size
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
 section { margin-top: 48px; padding-top: 28px; border-top: 1px solid var(--line); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 12px; }
+a.tile { color: inherit; } a.tile:hover { text-decoration: none; outline: 1px solid var(--line); }
+.tile small { font-size: 13px; line-height: 1.5; font-weight: 400; color: var(--soft); letter-spacing: 0; white-space: nowrap; }
 .tile { background: var(--raised); border-radius: 10px; padding: 14px 16px 12px; }
-.tile b { display: block; font-size: 27px; line-height: 1.25; font-weight: 620; letter-spacing: -.02em; }
+.tile b { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 8px;
+  font-size: 27px; line-height: 1.25; font-weight: 620; letter-spacing: -.02em; }
 .tile span { display: block; font-size: 13px; color: var(--soft); }
-.evaluation + .evaluation { margin-top: 40px; }
+.evaluation { margin-top: 28px; } .evaluation + .evaluation { margin-top: 48px; }
 .evaluation > p { margin: 2px 0 12px; max-width: 110ch; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: left; font-weight: 500; font-size: 12px; color: var(--soft); padding: 0 12px 6px 0; }
 td { padding: 6px 12px 6px 0; border-top: 1px solid var(--line); vertical-align: middle; }
 th:last-child, td:last-child { padding-right: 0; }
 .n { text-align: right; white-space: nowrap; }
-td.n.value { font-weight: 600; }
+td.n.value b { font-weight: 600; } .interval { color: var(--soft); font-size: 13px; }
 td.bar { width: 42%; padding-left: 4px; }
-td.bar svg { display: block; width: 100%; height: 10px; }
+td.bar svg { display: block; width: 100%; height: 12px; }
 td.bar .track { fill: var(--line); opacity: .55; }
 td.bar .fill { fill: var(--accent); }
-td.bar .mark { fill: var(--ink); }
+td.bar .range { fill: var(--accent); fill-opacity: .32; }
+.mark.chance { fill: var(--ink); background: var(--ink); } .mark.blind { fill: var(--wrong); background: var(--wrong); }
+i.mark.chance, i.mark.blind { width: 2px; height: 12px; border-radius: 0; vertical-align: -2px; }
+i.mark.range { width: 18px; border-radius: 2px; background: var(--accent); opacity: .4; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 28px 24px; }
 figure { margin: 0; min-width: 0; display: flex; flex-direction: column; justify-content: space-between; }
 .beside { display: grid; grid-template-columns: minmax(0, 1fr) 336px; gap: 28px 40px; align-items: start; }
@@ -59,27 +74,49 @@ figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap
 figcaption b { font-weight: 600; }
 .key { white-space: nowrap; color: var(--soft); }
 .key i { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 5px; }
-.keys { display: flex; flex-wrap: wrap; gap: 0 12px; }
+.keys { display: flex; flex-wrap: wrap; gap: 0 14px; font-size: 13px; }
+.key .square, .key .diamond { border-radius: 2px; } .key .diamond { transform: rotate(45deg) scale(.85); }
+.key .dashed { width: 0; height: 12px; border-left: 2px dashed var(--ink); border-radius: 0; vertical-align: -2px; margin: 0 8px 0 4px; }
+.key .accuracy { background: var(--accent); } .key .gap { background: var(--wrong); opacity: .5; }
+figure > div { margin-bottom: 8px; } figure > div figcaption { margin-bottom: 2px; }
+figure > p { margin-top: 8px; }
+.figures { align-items: start; } .figures figure { display: block; }
+.double { grid-column: span 2; grid-row: span 2; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { fill: var(--soft); font-size: 10.5px; font-family: inherit; }
 .grid-line { stroke: var(--line); stroke-width: 1; }
 .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; stroke-linecap: round; }
 .band { stroke: none; fill-opacity: .16; }
-.chance { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 1 4; stroke-linecap: round; }
+.base { stroke: var(--ink); stroke-width: 1.2; stroke-dasharray: 1 4; stroke-linecap: round; }
+.base.blind { stroke: var(--wrong); stroke-dasharray: 5 4; }
+.chosen { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 4 3; }
+svg text.axis { font-size: 10.5px; fill: var(--soft); font-style: italic; }
+rect.accuracy { fill: var(--accent); } rect.gap { fill: var(--wrong); fill-opacity: .3; stroke: var(--wrong); stroke-width: .7; }
+.points.points { stroke: none; fill-opacity: .62; } .points.rare { stroke: var(--raised); stroke-width: 1.4; fill-opacity: 1; }
+.points.points > :hover { stroke: var(--ink); stroke-width: 1.5; fill-opacity: 1; }
 .hover rect { fill: transparent; }
 .hover .rule { stroke: var(--soft); stroke-width: 1; }
 .hover .rule, .hover .dot { visibility: hidden; pointer-events: none; }
 .hover:hover .rule, .hover:hover .dot { visibility: visible; }
-.s0 { stroke: var(--s0); fill: var(--s0); } .s1 { stroke: var(--s1); fill: var(--s1); }
-.s2 { stroke: var(--s2); fill: var(--s2); } .s3 { stroke: var(--s3); fill: var(--s3); }
-.s4 { stroke: var(--s4); fill: var(--s4); } .s5 { stroke: var(--s5); fill: var(--s5); }
-.line.s0, .line.s1, .line.s2, .line.s3, .line.s4, .line.s5 { fill: none; }
-.k0 { background: var(--s0); } .k1 { background: var(--s1); } .k2 { background: var(--s2); }
-.k3 { background: var(--s3); } .k4 { background: var(--s4); } .k5 { background: var(--s5); }
+@COLOURS@
 .wide { overflow-x: auto; padding-bottom: 6px; }
 .wide svg { display: block; }
 .wide svg text { font-size: inherit; }
-.wide svg .axis { font-size: 11px; font-style: italic; }
+.fits svg { max-width: 100%; height: auto; }
+.confusion { display: grid; grid-template-columns: minmax(0, 1fr); gap: 12px 48px; }
+.confusion.narrow { grid-template-columns: max-content minmax(0, 1fr); }
+svg text.share { fill: var(--ink); opacity: .8; pointer-events: none; }
+.confusion h5 { margin-top: 0; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(290px, 100%), 1fr)); gap: 16px 28px; font-size: 13px; }
+.pair ol { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 6px; list-style: none; margin: 4px 0 0; padding: 0; }
+.pair .sides { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 14px; }
+.pair .sides ol { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.pair p { font-weight: 600; } .pair p.wrong, .pair p.right { font-size: 12px; font-weight: 400; color: var(--wrong); margin-top: 2px; }
+.pair p.right { color: var(--right); }
+.pair li { font-size: 11px; color: var(--soft); } .pair li span { display: block; text-align: center; }
+.halves { display: grid; grid-template-columns: minmax(0, 1.25fr) minmax(0, 1fr); gap: 24px 40px; margin-top: 16px; align-items: start; }
+.bars > div { margin-bottom: 14px; } .bars p { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 12px; }
+svg.stack { display: block; width: 100%; height: 16px; background: var(--raised); border-radius: 3px; } svg.stack rect { stroke: none; }
 .ground { fill: var(--raised); }
 .own { fill: none; stroke: var(--line); }
 rect.right { fill: var(--right); } rect.wrong { fill: var(--wrong); }
@@ -104,8 +141,11 @@ ol.answers .score { font-weight: 400; color: var(--soft); font-size: 12px; }
 .strip li.right img { outline: 2px solid var(--right); outline-offset: 1px; }
 bdi { unicode-bidi: isolate; }
 dl { display: grid; grid-template-columns: minmax(120px, max-content) minmax(0, 1fr); gap: 6px 24px; margin: 0; font-size: 14px; }
+dl.short { display: block; columns: 3 260px; column-gap: 32px; }
+dl.short dt, dl.short dd { display: inline; } dl.short dd::after { content: ""; display: block; margin-bottom: 6px; }
+dl.short dt::after { content: "  "; white-space: pre; }
 dt { color: var(--soft); } dd { margin: 0; }
-details { margin-top: 24px; } details > p { margin: 12px 0; } #recipe details { margin-top: 0; }
+details { margin-top: 24px; } details > p { margin: 12px 0; } 
 .evaluation h4 + p { margin: -8px 0 12px; }
 h2 + p.soft { margin: -12px 0 24px; }
 summary { cursor: pointer; font-size: 14px; color: var(--accent); }
@@ -113,7 +153,10 @@ details > .grid { margin-top: 18px; }
 pre { background: var(--raised); border-radius: 10px; padding: 16px; font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas,
   "DejaVu Sans Mono", monospace; overflow-x: auto; white-space: pre; margin: 12px 0 0; max-height: 70vh; }
 footer { margin-top: 56px; color: var(--soft); font-size: 13px; }
-@media (max-width: 860px) { .beside { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 860px) {
+  .beside, .halves, .confusion.narrow { grid-template-columns: minmax(0, 1fr); }
+  .double { grid-column: auto; grid-row: auto; }
+}
 @media (max-width: 560px) {
   body { padding: 24px 16px 48px; }
   h1 { font-size: 23px; }
@@ -121,9 +164,10 @@ footer { margin-top: 56px; color: var(--soft); font-size: 13px; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .tile b { font-size: 22px; }
   td.bar, th.bar { display: none; }
+  td.value .interval { display: block; }
   .wide { margin-right: -16px; }
   .card { grid-template-columns: 84px minmax(0, 1fr); }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 10px; }
 }
 @media print { .hover, nav { display: none; } pre { max-height: none; white-space: pre-wrap; } }
-"""
+""".replace("@COLOURS@", _COLOURS)
