@@ -23,6 +23,13 @@ def test_mean_and_maximum_stand_side_by_side():
     np.testing.assert_allclose(embedding, np.concatenate([features.mean(1), features.max(1)], -1), atol=1e-5)
 
 
+def test_the_embedding_is_the_projection_of_what_is_pooled():
+    model = reference.filled(dataclasses.replace(TINY, projection_dim=5))
+    pooled, embedding = jax.jit(lambda x: (model.pooled(x), model(x)))(IMAGES)
+    assert pooled.shape == (3, 12)
+    np.testing.assert_allclose(embedding, pooled @ model.projection.kernel[...], atol=1e-5)
+
+
 def test_parameters_have_these_paths_and_all_get_a_gradient():
     config = dataclasses.replace(TINY, projection_dim=5)
     graphdef, state = nnx.split(reference.filled(config))

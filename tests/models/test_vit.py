@@ -42,6 +42,16 @@ def test_every_preset_is_a_valid_config(name):
     assert (config.patch_size, config.norm_epsilon) == (int(name.split("/")[1]), 1e-5)
 
 
+@pytest.mark.parametrize("fields", [{"pool": "gap"}, {"pool": "cls", "class_token": "positioned"}, {"pool": "map"}])
+def test_the_embedding_is_the_projection_of_what_is_pooled(fields):
+    model = tower(**fields, representation_dim=12, projection_dim=10)
+    pooled, embedding = jax.jit(lambda x: (model.pooled(x), model(x)))(IMAGES)
+    assert pooled.shape == (4, 12)
+    np.testing.assert_allclose(embedding, pooled @ model.projection.kernel[...], atol=1e-5)
+    plain = tower(**fields)
+    np.testing.assert_array_equal(*jax.jit(lambda x: (plain.pooled(x), plain(x)))(IMAGES))
+
+
 def test_everything_switched_on_runs_and_has_these_parameters():
     model = tower(
         patch_size=4, pool="map", class_token="positioned", registers=3, stem="conv", stem_channels=8, stem_depth=1,

@@ -59,6 +59,17 @@ def test_objective_is_the_loss_of_the_public_embeddings(cls):
 
 
 @pytest.mark.parametrize("cls", [clip.Clip, siglip.Siglip])
+def test_features_are_those_that_the_projection_turns_into_the_embedding(cls):
+    model = cls(image=IMAGE, text=TEXT).build(rngs=nnx.Rngs(0))
+    image = _batch()["pairs"]["image"]
+    features = model.image_features(image)
+    assert features.shape == (8, IMAGE.width)
+    projected = np.asarray(features @ model.image.projection.kernel[...])
+    unit = projected / np.linalg.norm(projected, axis=-1, keepdims=True)
+    np.testing.assert_allclose(model.embed_image(image), unit, atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [clip.Clip, siglip.Siglip])
 def test_chunks_change_neither_loss_nor_gradients(cls):
     """Scale and bias included: added up over chunks, as an accumulation of small batches does, theirs would be four times as large."""
     with jax.enable_x64(True):

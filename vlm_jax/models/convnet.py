@@ -85,12 +85,20 @@ class ConvNet(nnx.Module):
         Raises:
           InputError: the stride does not divide the images.
         """
+        x = self.pooled(images)
+        return self.projection(x) if self.config.projection_dim else x
+
+    def pooled(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """What is projected to the embedding: the mean and the maximum of every feature.
+
+        Raises:
+          InputError: the stride does not divide the images.
+        """
         x = self.encode(images)
         # Not x.max(1): its gradient divides by the number of points equal to the maximum, which is none where XLA computes
         # x once more with another rounding.
         largest = jnp.take_along_axis(x, x.argmax(1, keepdims=True), axis=1)[:, 0]
-        x = jnp.concatenate([x.mean(1), largest], axis=-1)
-        return self.projection(x) if self.config.projection_dim else x
+        return jnp.concatenate([x.mean(1), largest], axis=-1)
 
     def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         """Features of the last stage after the final norm, row-major.

@@ -246,6 +246,17 @@ class ViT(nnx.Module):
         Raises:
           InputError: the patch does not divide the images, or `pool` is "none".
         """
+        x = self.pooled(images, keep)
+        return self.projection(x) if self.config.projection_dim else x
+
+    def pooled(
+        self, images: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None
+    ) -> Float[Array, "b d"]:
+        """What is projected to the embedding: one vector an image, after the layer of `representation_dim` if there is one.
+
+        Raises:
+          InputError: the patch does not divide the images, or `pool` is "none".
+        """
         x = self.hidden(images, keep)
         if self.config.pool == "cls":
             x = self.norm(x[:, 0])
@@ -255,9 +266,7 @@ class ViT(nnx.Module):
             x = self.head(self._output(self.norm(x)))
         else:
             raise InputError("pool 'none' makes no embedding: call encode, or set pool to 'cls', 'gap' or 'map'")
-        if self.config.representation_dim:
-            x = jnp.tanh(self.representation(x))
-        return self.projection(x) if self.config.projection_dim else x
+        return jnp.tanh(self.representation(x)) if self.config.representation_dim else x
 
     def encode(
         self, images: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None

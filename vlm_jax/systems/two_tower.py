@@ -43,9 +43,21 @@ class Model(nnx.Module):
         image = images.normalize(image, self.mean, self.std)
         return _unit(self.image(image) if keep is None else self.image(image, keep))
 
+    def image_features(self, image: Num[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """What the image tower pools, before its projection and not normalised, at least float32: features to learn from.
+
+        CLIP's linear probes take these (Radford et al. 2021, section 3.2). A tower without projection gives its embedding.
+        """
+        x = self.image.pooled(images.normalize(image, self.mean, self.std))
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
     def embed_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b d"]:
         """L2-normalised embeddings, at least float32."""
-        return _unit(self.text(tokens))
+        return _unit(self.project_text(tokens))
+
+    def project_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b d"]:
+        """The embeddings before they are normalised."""
+        return self.text(tokens)
 
     @property
     def scale(self) -> Float[Array, ""]:
