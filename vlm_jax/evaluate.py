@@ -10,7 +10,7 @@ import jax
 from vlm_jax import config as configs
 from vlm_jax.errors import DONE, InputError
 from vlm_jax.evaluation import suite as suites
-from vlm_jax.training import checkpoint, sharding
+from vlm_jax.training import checkpoint, goodput, sharding
 from vlm_jax.training import log as logs
 from vlm_jax.training import state as states
 
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
             weights,
             out,
             rows=[row for row in logs.read(workdir) if row["step"] <= step],
+            attempts=goodput.read(workdir),
             names=options.tasks,
             pretrained=str(workdir / "checkpoints" / str(step)),
         )

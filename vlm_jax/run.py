@@ -160,7 +160,8 @@ class Run:
                     state = self._start(checkpoints, say)
                 if int(state["step"]) >= self.intervals.total:
                     say(f"step {int(state['step'])}: nothing left to train; raise --steps or choose another --workdir")
-                    self.suite.run(int(state["step"]), state, workdir, rows=logs.read(workdir))
+                    attempts = goodput.read(workdir)
+                    self.suite.run(int(state["step"]), state, workdir, rows=logs.read(workdir), attempts=attempts)
                 else:
                     self._fit(state, checkpoints, workdir, account, *guards)
             finally:
@@ -276,7 +277,8 @@ class Run:
 
         def evaluate(number: int, state: states.State) -> None:
             due = [name for name, every in self.evaluate_every.items() if self.intervals.due(number, every)]
-            metrics = self.suite.run(number, state, workdir, rows=logs.read(workdir), names=due)
+            rows, attempts = logs.read(workdir), goodput.read(workdir)
+            metrics = self.suite.run(number, state, workdir, rows=rows, attempts=attempts, names=due)
             if not metrics:
                 return
             log.write(number, metrics)

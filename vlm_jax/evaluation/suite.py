@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vlm_jax.evaluation import base, records, report
+from vlm_jax.training import goodput
 from vlm_jax.training import state as states
 
 
@@ -40,6 +41,7 @@ class Suite:
         workdir: Path,
         *,
         rows: Sequence[Mapping[str, Any]] = (),
+        attempts: Sequence[goodput.Attempt] = (),
         names: Sequence[str] | None = None,
         pretrained: str = "",
     ) -> dict[str, float]:
@@ -50,6 +52,7 @@ class Suite:
         Args:
           state: at least `params`, `frozen`, `buffers` and `average`.
           rows: lines of metrics.jsonl, for the curves of the report.
+          attempts: starts of the run, for where its time went.
           names: which evaluators; None for all.
           pretrained: for the records; by default the workdir.
         """
@@ -81,6 +84,7 @@ class Suite:
                 metrics_history=[*rows, {"step": step, **metrics}],
                 results=results,
                 environment=environment(self.compiled.mesh) | {"weights": used, "step": step},
+                goodput=attempts,
             )
         return metrics
 

@@ -17,6 +17,7 @@ from vlm_jax import files
 
 BUCKETS = ("start", "restore", "compile", "data wait", "evaluate", "save")
 """What one start of a run spends its time on, beside steps."""
+FILE = "goodput.json"
 
 
 @dataclasses.dataclass
@@ -45,8 +46,8 @@ class Goodput:
           workdir: None: nothing is read or written.
           began: when this start began, as `time.time()` says it.
         """
-        self._file = None if workdir is None else Path(workdir) / "goodput.json"
-        self._earlier = [] if self._file is None else _read(self._file)
+        self._file = None if workdir is None else Path(workdir) / FILE
+        self._earlier = [] if workdir is None else read(Path(workdir))
         self._attempt = Attempt(began, began, 0, 0, dict.fromkeys(BUCKETS, 0.0))
 
     @contextlib.contextmanager
@@ -103,10 +104,10 @@ def _redone(attempt: Attempt, later: Sequence[Attempt]) -> float:
     return attempt.productive * (attempt.last_step - max(kept, attempt.first_step)) / made if made > 0 else 0.0
 
 
-def _read(file: Path) -> list[Attempt]:
-    """Earlier starts; none if the file is not there, or not what we wrote."""
+def read(workdir: Path) -> list[Attempt]:
+    """The starts of a run; none if the file is not there, or not what we wrote."""
     try:
-        entries: list[dict[str, Any]] = json.loads(file.read_text())
+        entries: list[dict[str, Any]] = json.loads((workdir / FILE).read_text())
         return [Attempt(**entry) for entry in entries]
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return []
