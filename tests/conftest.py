@@ -1,6 +1,7 @@
 """Eight fake CPU devices, checked shapes and the shared data, for every test."""
 
 import os
+import re
 import shutil
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,6 +15,18 @@ from jaxtyping import install_import_hook
 install_import_hook(["vlm_jax.ops", "vlm_jax.losses", "vlm_jax.layers", "vlm_jax.models"], "beartype.beartype").__enter__()
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The figures that the gates of docs/reliability.md print."""
+    said = [line for report in terminalreporter.getreports("passed") for line in report.capstdout.splitlines()]
+    lines = sorted({line for line in said if re.match(r"R\d+\b.*:", line)}, key=lambda line: (int(re.findall(r"\d+", line)[0]), line))
+    if lines:
+        terminalreporter.section("gates")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 ORACLES = ROOT / "tests" / "oracles"
 
 

@@ -94,7 +94,7 @@ def weights(run: runs.Run, workdir: Path):
     return jax.device_get(checkpoint.load_weights(workdir, None, states.weights_of(run.model), run.mesh)[0])
 
 
-def test_a_mixture_with_bad_records_resumes_bit_for_bit(tiny_world, shards, tmp_path, monkeypatch, capsys):
+def test_a_mixture_with_bad_records_resumes_bit_for_bit(tiny_world, shards, tmp_path, monkeypatch):
     """R8 and the mixture of R1: from the save of step 8 on with two workers, as if killed before the next one."""
     whole = build(tiny_world, shards, tmp_path / "whole")
     wanted = train(whole, monkeypatch)
@@ -110,8 +110,7 @@ def test_a_mixture_with_bad_records_resumes_bit_for_bit(tiny_world, shards, tmp_
     logged = [rows(tmp_path / name / "bad_records.jsonl") for name in ("cut", "whole")]
     assert counts == met(whole.config.streams, tiny_world, shards)
     assert all({row["stream"] for row in log} == {"pairs", "more"} and len(log) == 2 * len(BAD) for log in logged)
-    with capsys.disabled():
-        print(f"\nR8: {counts[-1]:.0f} bad of {STEPS * (BATCH + 12)} in two streams; curve and weights equal bit for bit after a resume")
+    print(f"R8: {counts[-1]:.0f} bad of {STEPS * (BATCH + 12)} in two streams; curve and weights equal bit for bit after a resume")
 
 
 def test_above_the_share_the_command_stops_with_2_and_says_which_field(tiny_world, shards, tmp_path):

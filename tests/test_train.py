@@ -15,7 +15,7 @@ from vlm_jax import config as configs
 from vlm_jax import errors, evaluate, train
 from vlm_jax import run as runs
 from vlm_jax.errors import InputError
-from vlm_jax.training import checkpoint, loop, sharding
+from vlm_jax.training import checkpoint, loop, sharding, tree
 from vlm_jax.training import state as states
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +122,22 @@ def test_init_from_starts_with_the_weights_of_another_run(finished, tiny_world, 
     weights, source = _weights(tmp_path / "next"), _weights(finished)["average"]
     jax.tree.map(np.testing.assert_array_equal, weights["params"], source)
     jax.tree.map(np.testing.assert_array_equal, weights["average"], source)
+
+
+def test_init_from_takes_a_part_and_says_what_is_fresh(finished, tiny_world, tmp_path, capsys):
+    """LiT as a user starts it: the image tower of a run, locked; the other parameters are those of the seed."""
+    still = ("--steps", "2", "--optimizer.warmup", "1", "--system.frozen", "^image/", "--seed", "7")
+    assert train.main([RECIPE, *_flags(tiny_world, tmp_path / "lit", "--init-from", f"image/ <- {finished}", *still)]) == 0
+    said = capsys.readouterr().out
+    count = len(tree.flatten(_weights(finished)["average"]["image"]))
+    assert f"{count} parameters of image/ from {finished}" in said and "freshly initialised: log_scale, text/" in said
+    locked, trained = _weights(tmp_path / "lit")["frozen"], _weights(tmp_path / "lit")["params"]
+    jax.tree.map(np.testing.assert_array_equal, locked["image"], _weights(finished)["average"]["image"])
+    assert set(trained) == {"text", "log_scale"} and set(locked) == {"image"}
+    with pytest.raises(InputError, match=r"init_from .*: no parameter begins with 'vision/'; it has image, log_scale, text"):
+        train.main([RECIPE, *_flags(tiny_world, tmp_path / "no", "--init-from", f"image/ = vision/ <- {finished}", *still)])
+    with pytest.raises(InputError, match=r"init_from .*: image/blocks/\S+: stored with shape \(1, "):
+        train.main([RECIPE, *_flags(tiny_world, tmp_path / "no", "--init-from", f"image/blocks/[:1] <- {finished}", *still)])
 
 
 def test_a_cheap_stage_goes_on_at_full_size(tiny_world, tmp_path):
