@@ -12,7 +12,7 @@ from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base, predictions
 from vlm_jax.evaluation import classes as classes_lib
 
-CONFUSED_PAIRS = 4
+CONFUSED_PAIRS = 6
 """Pairs of classes that are shown with images."""
 
 
