@@ -72,6 +72,19 @@ def test_weights_are_loaded_without_moments(saved):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(weights), {name: want[name] for name in weights})
 
 
+def test_weights_alone_can_be_loaded_but_not_resumed(saved, tmp_path):
+    _, abstract, state = saved
+    checkpoint.save_weights(tmp_path / "merged", 3, state)
+    model = states.Model.of(toy.Toy(frozen=r"^up/"))
+    weights, step = checkpoint.load_weights(tmp_path / "merged", None, states.weights_of(model), sharding.Mesh().make())
+    assert step == 3 and manifest.verify(tmp_path / "merged" / "checkpoints" / "3") == "verified"
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(weights), {name: state[name] for name in weights})
+    with pytest.raises(InputError, match=r"it holds weights and no moments; start another run with --init-from"):
+        _resume(tmp_path / "merged", abstract)
+    with pytest.raises(InputError, match="it is there already"):
+        checkpoint.save_weights(tmp_path / "merged", 3, state)
+
+
 def test_another_model_is_named_by_its_first_differences(saved):
     workdir, abstract, _ = saved
     mesh = sharding.Mesh().make()

@@ -35,7 +35,7 @@ def test_a_source_is_read_as_it_is_written(text, want):
     "text", ["image/ <- ", " <- x", "a=b=c <- x", "image/[2] <- x", "image/[0:2:0] <- x", "image/[a:b] <- x", "a b <- x"]
 )
 def test_another_form_is_refused_with_the_form(text):
-    with pytest.raises(InputError, match="init_from .*such as 'image/ <- runs/first'"):
+    with pytest.raises(InputError, match=r"init_from .*such as 'image/ <- runs/first'"):
         parse(text)
 
 

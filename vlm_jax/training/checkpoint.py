@@ -109,6 +109,8 @@ class Checkpoints:
     def _load(self, step: int, abstract: State, mesh: jax.sharding.Mesh) -> tuple[State, Any]:
         target = _place(_items(abstract), mesh)
         path = _folder(self.workdir, step)
+        if path.is_dir() and not (path / "training").exists():
+            raise InputError(f"checkpoint {path}: it holds weights and no moments; start another run with --init-from {self.workdir}")
         with _reading(path):
             _compare(path, target)
             _compare_training(path, target["training"])
@@ -214,6 +216,31 @@ def load_weights(
         loaded = ocp.load_checkpointables(str(path), target)
     weights = {name: loaded.get(name, {}) for name in _ITEMS}
     return weights | {"frozen": _frozen(workdir, abstract["frozen"], mesh)}, step
+
+
+def save_weights(workdir: Path, step: int, weights: State) -> None:
+    """Writes a checkpoint that evaluation and `init_from` can read and no run can resume, such as imported or merged weights.
+
+    Args:
+      weights: `params`, `frozen`, `buffers`, `average`; empty ones are left out.
+
+    Raises:
+      InputError: the step is there already.
+      InfrastructureError: the disk refuses.
+    """
+    path = _folder(workdir, step)
+    if path.exists():
+        raise InputError(f"checkpoint {path}: it is there already; choose another folder")
+    try:
+        if weights["frozen"]:
+            ocp.save(str(workdir.absolute() / "frozen"), weights["frozen"])
+            _seal(workdir.absolute() / "frozen")
+        ocp.save_checkpointables(str(path), {name: weights[name] for name in _ITEMS if weights[name]})
+        _seal(path)
+    except Exception as error:
+        if errors.exit_code(error) != errors.INFRASTRUCTURE:
+            raise
+        raise InfrastructureError(f"checkpoint {path} could not be saved: {_first_line(error)}") from error
 
 
 def _folder(workdir: Path, step: int) -> Path:
