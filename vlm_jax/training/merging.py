@@ -1,9 +1,8 @@
 """Weights out of the weights of several models with the same parameters.
 
-WiSE-FT (Wortsman et al. 2022) and PAINT (Ilharco et al. 2022) interpolate between a model and its fine-tuned form, model soups (Wortsman et
-al. 2022) average several, and differences between fine-tuned models and their common origin can be added up (PAINT's parallel patching). All
-are computed in float32 (float64 for float64) and come back in the dtype of the first model; what is not a floating number is the first
-model's.
+WiSE-FT (Wortsman et al. 2022) and PAINT (Ilharco et al. 2022) interpolate between a model and its fine-tuned form, model soups (Wortsman
+et al. 2022) average several, and PAINT's parallel patching adds up the differences from a common origin. All are computed in float32
+(float64 for float64) and come back in the dtype of the first model; what is not a floating number is the first model's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
