@@ -1,223 +1,199 @@
-"""The towers reproduce public reference models. Tolerance 1e-4: float32 through two blocks, another order of sums."""
+"""Models imported from files in the layout of their codebase compute what the codebase computed, and go back bit for bit.
+
+Tolerance 1e-4: float32 through two blocks, another order of sums.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlm_jax.models import text, vit
+from tests.models import reference
+from tests.models.golden import Golden, check, towers
+from vlm_jax.errors import InputError
+from vlm_jax.models.convert import big_vision, files, mapping, open_clip, pretrained
 from vlm_jax.ops import norm
+from vlm_jax.training import tree
 
-from . import reference
-
-IMAGE = {"image_size": 32, "patch_size": 8, "width": 48, "depth": 2, "mlp_dim": 96, "num_heads": 4}
-TEXT = {"vocab_size": 64, "length": 8, "width": 32, "depth": 2, "mlp_dim": 64, "num_heads": 4}
-CLIP_IMAGE = {"pool": "cls", "class_token": "positioned", "patch_bias": "none", "pre_norm": "layer_norm"}
+LIMIT = 1e-4
 
 
-def load(oracles, name):
-    oracle = np.load(oracles / f"{name}.npz")
-    return oracle, reference.Weights(oracle)
+def below_limit(differences):
+    assert max(differences.values()) < LIMIT, differences
 
 
-def images(oracle):
-    return jnp.asarray(oracle["in_pixel_values"]).transpose(0, 2, 3, 1)
+def test_torch_cannot_be_imported():
+    with pytest.raises(ImportError):
+        import torch  # noqa: F401
 
 
-def tokens(oracle):
-    return jnp.asarray(oracle["in_input_ids"], jnp.int32)
-
-
-def compare(oracle, outputs, weights, atol=1e-4):
-    """Every output of the oracle, and every weight of the reference was used."""
-    assert not weights.left
-    assert {name for name in oracle if name.startswith("out_")} == {f"out_{name}" for name in outputs}
-    for name, value in outputs.items():
-        np.testing.assert_allclose(value, oracle[f"out_{name}"], rtol=0, atol=atol, err_msg=name)
-
-
-def test_clip_with_hugging_face_keys(oracles):
-    oracle, weights = load(oracles, "golden_clip")
-    common = {"activation": "quick_gelu", "norm_epsilon": 1e-5, "projection_dim": 24}
-    image = reference.build(
-        vit.Config(**IMAGE, **CLIP_IMAGE, **common),
-        {
-            "patch_embed": weights.patch_embed("vision_model.embeddings.patch_embedding"),
-            "class_token": weights.take("vision_model.embeddings.class_embedding")[None],
-            "positions": weights.take("vision_model.embeddings.position_embedding.weight"),
-            "pre_norm": weights.norm("vision_model.pre_layrnorm"),
-            "blocks": weights.hf_blocks("vision_model.encoder.layers"),
-            "norm": weights.norm("vision_model.post_layernorm"),
-            "projection": weights.linear("visual_projection"),
-        },
-    )
-    tower = reference.build(
-        text.Config(**TEXT, **common, attention="causal", pool="eos", eos_id=61),
-        {
-            "token_embed": {"embedding": weights.take("text_model.embeddings.token_embedding.weight")},
-            "positions": weights.take("text_model.embeddings.position_embedding.weight"),
-            "blocks": weights.hf_blocks("text_model.encoder.layers"),
-            "norm": weights.norm("text_model.final_layer_norm"),
-            "projection": weights.linear("text_projection"),
-        },
-    )
-    scale = np.exp(weights.take("logit_scale"))
+def test_clip_of_hugging_face(oracles, tmp_path):
+    golden = Golden(oracles, "golden_clip")
+    found = pretrained.load(golden.hugging_face(tmp_path / "clip", "clip"))
+    image, words, scalars = towers(found)
 
     @jax.jit
     def outputs(pixels, ids):
-        image_embeds, text_embeds = norm.l2_normalize(image(pixels)), norm.l2_normalize(tower(ids))
+        image_embeds, text_embeds = norm.l2_normalize(image(pixels)), norm.l2_normalize(words(ids))
         return {
             "image_embeds": image_embeds,
             "text_embeds": text_embeds,
-            "logits_per_image": scale * image_embeds @ text_embeds.T,
+            "logits_per_image": jnp.exp(scalars["log_scale"]) * image_embeds @ text_embeds.T,
             "vision_last_hidden": image.hidden(pixels),
-            "text_last_hidden": tower.encode(ids),
+            "text_last_hidden": words.encode(ids),
         }
 
-    compare(oracle, outputs(images(oracle), tokens(oracle)), weights)
+    below_limit(golden.differences(outputs(golden.images, golden.tokens)))
+    check(found, golden.weights)
 
 
+@pytest.mark.parametrize("layout", ["flat", "custom_text"])
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_clip_with_openai_keys(oracles, activation):
-    oracle, weights = load(oracles, f"golden_clip_openai_keys_{activation.replace('_', '')}")
-    common = {"activation": activation, "norm_epsilon": 1e-5, "projection_dim": 24}
-    image = reference.build(
-        vit.Config(**IMAGE | {"mlp_dim": 192}, **CLIP_IMAGE, **common),
-        {
-            "patch_embed": weights.patch_embed("visual.conv1"),
-            "class_token": weights.take("visual.class_embedding")[None],
-            "positions": weights.take("visual.positional_embedding"),
-            "pre_norm": weights.norm("visual.ln_pre"),
-            "blocks": weights.openai_blocks("visual.transformer.resblocks"),
-            "norm": weights.norm("visual.ln_post"),
-            "projection": {"kernel": weights.take("visual.proj")},
-        },
-    )
-    tower = reference.build(
-        text.Config(**TEXT | {"mlp_dim": 128}, **common, attention="causal", pool="argmax"),
-        {
-            "token_embed": {"embedding": weights.take("token_embedding.weight")},
-            "positions": weights.take("positional_embedding"),
-            "blocks": weights.openai_blocks("transformer.resblocks"),
-            "norm": weights.norm("ln_final"),
-            "projection": {"kernel": weights.take("text_projection")},
-        },
-    )
-    weights.take("logit_scale")
-    outputs = jax.jit(lambda pixels, ids: {"image": image(pixels), "text": tower(ids)})
-    compare(oracle, outputs(images(oracle), tokens(oracle)), weights)
+def test_clip_of_openai_and_open_clip(oracles, tmp_path, activation, layout):
+    golden = Golden(oracles, f"golden_clip_openai_keys_{activation.replace('_', '')}")
+    more = {"quick_gelu": activation == "quick_gelu"}
+    if layout == "custom_text":
+        more["custom_text"] = True
+        own = ("positional_embedding", "text_projection", "token_embedding", "transformer", "ln_final")
+        golden.weights = {f"text.{key}" if key.startswith(own) else key: x for key, x in golden.weights.items()}
+    found = pretrained.load(golden.open_clip(tmp_path / "clip", **more))
+    image, words, _ = towers(found)
+    outputs = jax.jit(lambda pixels, ids: {"image": image(pixels), "text": words(ids)})
+    below_limit(golden.differences(outputs(golden.images, golden.tokens)))
+    check(found, golden.weights)
+    assert found.layout.preprocessing.mean == (0.5, 0.4, 0.3)
 
 
-def test_siglip(oracles):
-    oracle, weights = load(oracles, "golden_siglip")
-    image = reference.build(
-        vit.Config(**IMAGE, pool="map"),
-        {
-            "patch_embed": weights.patch_embed("vision_model.embeddings.patch_embedding"),
-            "positions": weights.take("vision_model.embeddings.position_embedding.weight"),
-            "blocks": weights.hf_blocks("vision_model.encoder.layers"),
-            "norm": weights.norm("vision_model.post_layernorm"),
-            "head": {
-                "probe": weights.take("vision_model.head.probe")[0],
-                "attention": weights.fused_attention("vision_model.head.attention"),
-                "norm": weights.norm("vision_model.head.layernorm"),
-                "mlp": weights.mlp("vision_model.head.mlp"),
-            },
-        },
-    )
-    tower = reference.build(
-        text.Config(**TEXT, pool="last", projection_dim=48, projection_bias="learned"),
-        {
-            "token_embed": {"embedding": weights.take("text_model.embeddings.token_embedding.weight")},
-            "positions": weights.take("text_model.embeddings.position_embedding.weight"),
-            "blocks": weights.hf_blocks("text_model.encoder.layers"),
-            "norm": weights.norm("text_model.final_layer_norm"),
-            "projection": weights.linear("text_model.head"),
-        },
-    )
-    scale, bias = np.exp(weights.take("logit_scale")), weights.take("logit_bias")
+def siglip_outputs(golden, found):
+    image, words, scalars = towers(found)
 
     @jax.jit
     def outputs(pixels, ids):
         pooled = image(pixels)
-        image_embeds, text_embeds = norm.l2_normalize(pooled), norm.l2_normalize(tower(ids))
+        image_embeds, text_embeds = norm.l2_normalize(pooled), norm.l2_normalize(words(ids))
         return {
             "image_embeds": image_embeds,
             "text_embeds": text_embeds,
-            "logits_per_image": scale * image_embeds @ text_embeds.T + bias,
+            "logits_per_image": jnp.exp(scalars["log_scale"]) * image_embeds @ text_embeds.T + scalars["bias"],
             "vision_last_hidden": image.encode(pixels),
             "vision_pooled": pooled,
         }
 
-    compare(oracle, outputs(images(oracle), tokens(oracle)), weights)
+    return outputs(golden.images, golden.tokens)
+
+
+def test_siglip_of_hugging_face(oracles, tmp_path):
+    golden = Golden(oracles, "golden_siglip")
+    found = pretrained.load(golden.hugging_face(tmp_path / "siglip", "siglip"))
+    below_limit(golden.differences(siglip_outputs(golden, found)))
+    check(found, golden.weights)
+
+
+def test_siglip_through_the_names_of_open_clip_and_timm(oracles, tmp_path):
+    """The same model written for open_clip, and read again."""
+    golden = Golden(oracles, "golden_siglip")
+    found = pretrained.load(golden.hugging_face(tmp_path / "siglip", "siglip"))
+    made, contents = open_clip.write(found.layout)
+    weights = made.to_theirs(found.params)
+    assert weights["visual.trunk.blocks.1.attn.qkv.weight"].shape == (144, 48)
+    assert weights["visual.trunk.attn_pool.kv.weight"].shape == (96, 48)
+    assert weights["text.text_projection.weight"].shape == (48, 32)
+    assert weights["logit_bias"].shape == ()
+    folder = tmp_path / "open_clip"
+    folder.mkdir()
+    files.write_safetensors(folder / "open_clip_model.safetensors", weights)
+    for name, content in contents.items():
+        files.write_json(folder / name, content)
+    again = pretrained.load(folder)
+    below_limit(golden.differences(siglip_outputs(golden, again)))
+    assert again.layout.family == "siglip" and again.layout.preprocessing == found.layout.preprocessing
+    check(again, weights)
 
 
 @pytest.mark.parametrize("name", ["golden_vit", "golden_vit_interp"])
-def test_vit_at_its_own_and_at_another_resolution(oracles, name):
-    oracle, weights = load(oracles, name)
-    model = reference.build(
-        vit.Config(
-            **IMAGE,
-            pool="cls",
-            class_token="positioned",
-            activation="gelu",
-            norm_epsilon=1e-12,
-            representation_dim=48,
-        ),
-        {
-            "patch_embed": weights.patch_embed("embeddings.patch_embeddings.projection"),
-            "class_token": weights.take("embeddings.cls_token")[0],
-            "positions": weights.take("embeddings.position_embeddings")[0],
-            "blocks": weights.hf_vit_blocks("layers"),
-            "norm": weights.norm("layernorm"),
-            "representation": weights.linear("pooler.dense"),
-        },
-    )
-    outputs = jax.jit(lambda pixels: {"last_hidden": model.encode(pixels), "pooled": model(pixels)})(images(oracle))
-    compare(oracle, {key: value for key, value in outputs.items() if f"out_{key}" in oracle}, weights)
+@pytest.mark.parametrize("spelling", ["disk", "memory"])
+def test_vit_of_hugging_face(oracles, tmp_path, name, spelling):
+    golden = Golden(oracles, name)
+    if spelling == "disk":
+        golden.weights = {on_disk(key): x for key, x in golden.weights.items()}
+    found = pretrained.load(golden.hugging_face(tmp_path / "vit", "vit"))
+    image, _, _ = towers(found)
+    outputs = jax.jit(lambda pixels: {"last_hidden": image.encode(pixels), "pooled": image(pixels)})(golden.images)
+    below_limit(golden.differences({key: x for key, x in outputs.items() if key in golden.outputs}))
+    check(found, golden.weights)
 
 
+def on_disk(key):
+    """The names of transformers 4, which are those on disk."""
+    for memory, disk in (
+        (".o_proj", ".output.dense"),
+        (".attention.q_proj", ".attention.attention.query"),
+        (".attention.k_proj", ".attention.attention.key"),
+        (".attention.v_proj", ".attention.attention.value"),
+        (".mlp.fc1", ".intermediate.dense"),
+        (".mlp.fc2", ".output.dense"),
+    ):
+        key = key.replace(memory, disk)
+    return key.replace("layers.", "encoder.layer.") if key.startswith("layers.") else key
+
+
+@pytest.mark.parametrize("spelling", ["today", "scanned", "with the optimizer"])
 @pytest.mark.parametrize("pool", ["gap", "map", "tok"])
-def test_big_vision_vit(oracles, pool):
-    check_big_vision_vit(oracles, pool, jnp.float32, 1e-4)
-
-
-def test_float64_stays_float64_to_the_end(oracles):
-    with jax.enable_x64(True):
-        check_big_vision_vit(oracles, "gap", jnp.float64, 1e-9)
-
-
-def check_big_vision_vit(oracles, pool, dtype, atol):
-    oracle, weights = load(oracles, f"golden_bv_vit_{pool}")
-    fields = {
-        "gap": {"pool": "gap", "positions": "sincos2d"},
-        "map": {"pool": "map"},
-        "tok": {"pool": "cls", "class_token": "unpositioned"},
-    }[pool]
-    params = {
-        "patch_embed": weights.flax_layer("embedding"),
-        "blocks": weights.flax_blocks("Transformer/encoderblock"),
-        "norm": weights.flax_layer("Transformer/encoder_norm", "scale"),
-    }
-    params["patch_embed"]["kernel"] = params["patch_embed"]["kernel"].reshape(-1, 48)
-    if pool != "gap":
-        params["positions"] = weights.take("pos_embedding")[0]
-    if pool == "tok":
-        params["class_token"] = weights.take("cls")[0]
-    if pool == "map":
-        params["head"] = {
-            "probe": weights.take("MAPHead_0/probe")[0],
-            "attention": weights.flax_attention("MAPHead_0/MultiHeadDotProductAttention_0"),
-            "norm": weights.flax_layer("MAPHead_0/LayerNorm_0", "scale"),
-            "mlp": weights.flax_mlp("MAPHead_0/MlpBlock_0"),
+def test_vit_of_big_vision(oracles, tmp_path, pool, spelling):
+    golden = Golden(oracles, f"golden_bv_vit_{pool}")
+    weights = dict(golden.weights)
+    if spelling == "scanned":
+        layers = {key for key in weights if "encoderblock_0" in key}
+        stacked = {
+            key.replace("_0/", "/", 1): np.stack([weights.pop(key), weights.pop(key.replace("encoderblock_0", "encoderblock_1"))])
+            for key in layers
         }
-    model = reference.build(vit.Config(**IMAGE, **fields), params, dtype)
-    classifier = weights.flax_layer("head")
+        weights |= stacked
+    if spelling == "with the optimizer":
+        weights = {f"params/{key}": x for key, x in weights.items()} | {"opt/0/count": np.zeros((), np.int32)}
+    np.savez(tmp_path / "vit.npz", **weights)
+    found = pretrained.load(tmp_path / "vit.npz", image_size=32, allow=("head/.*",))
+    image, _, _ = towers(found)
 
     @jax.jit
     def outputs(pixels):
-        pooled = model(pixels)
-        logits = pooled @ classifier["kernel"] + classifier["bias"]
-        return {"pre_logits": pooled, "logits": logits, "encoded": model.encode(pixels)}
+        pooled = image(pixels)
+        logits = pooled @ golden.weights["head/kernel"] + golden.weights["head/bias"]
+        return {"pre_logits": pooled, "logits": logits, "encoded": image.encode(pixels)}
 
-    compare(oracle, outputs(jnp.asarray(oracle["in_image_nhwc"], dtype)), weights, atol)
+    below_limit(golden.differences(outputs(golden.images)))
+    check(found, {key: x for key, x in golden.weights.items() if not key.startswith("head/")})
+    with pytest.raises(InputError, match="unknown head/bias, head/kernel"):
+        pretrained.load(tmp_path / "vit.npz", image_size=32)
+
+
+def test_float64_stays_float64_to_the_end(oracles):
+    golden = Golden(oracles, "golden_bv_vit_gap")
+    weights = reference.weights(golden.oracle)
+    found = big_vision.read(weights, 32)
+    with jax.enable_x64(True):
+        like = {path: jax.ShapeDtypeStruct(x.shape, np.float64) for path, x in found.like().items()}
+        params = mapping.to_ours(found.table, weights, like, allow=("head/.*",))
+        nested = tree.unflatten({path.removeprefix("image/"): jnp.asarray(x) for path, x in params.items()})
+        image = reference.build(found.image, nested, jnp.float64)
+        pooled = jax.jit(image)(jnp.asarray(golden.oracle["in_image_nhwc"], jnp.float64))
+        np.testing.assert_allclose(pooled, golden.outputs["pre_logits"], rtol=0, atol=1e-9)
+
+
+def test_two_towers_of_big_vision_are_siglip_by_other_names(oracles, tmp_path):
+    golden = Golden(oracles, "golden_siglip")
+    found = pretrained.load(golden.hugging_face(tmp_path / "siglip", "siglip"))
+    image, words = found.layout.image, found.layout.text
+    table = [
+        *mapping.below(big_vision.image_table(image), "img/", "image/"),
+        *mapping.below(big_vision.text_table(words), "txt/", "text/"),
+        ("t", "log_scale", mapping.NUMBER),
+        ("b", "bias", mapping.NUMBER),
+    ]
+    weights = mapping.to_theirs(table, found.params)
+    assert weights["img/MAPHead_0/MultiHeadDotProductAttention_0/out/kernel"].shape == (4, 12, 48)
+    assert weights["txt/pos_embedding"].shape == (1, 8, 32)
+    np.savez(tmp_path / "siglip.npz", **weights)
+    again = pretrained.load(tmp_path / "siglip.npz")
+    below_limit(golden.differences(siglip_outputs(golden, again)))
+    check(again, weights)

@@ -1,0 +1,415 @@
+"""Directories of Hugging Face transformers: CLIPModel, SiglipModel, Siglip2Model at its own grid, ViTModel.
+
+`read` takes config.json and preprocessor_config.json, `write` makes them; both use the same tables. Names on disk are those of
+transformers 4, which version 5 still writes; the names that version 5 has in memory are read too.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_jax.errors import InputError
+from vlm_jax.models import text, vit
+from vlm_jax.models.convert import files, layout
+from vlm_jax.models.convert.mapping import (
+    ARRAY,
+    EMBEDDING,
+    FUSED,
+    LINEAR,
+    LINEAR_WITHOUT_BIAS,
+    NORM,
+    NUMBER,
+    PATCHES,
+    PATCHES_WITHOUT_BIAS,
+    TABLE,
+    TOKEN,
+    UNBATCHED,
+    Table,
+    below,
+)
+
+ACTIVATIONS = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "silu": "silu",
+    "relu": "relu",
+}
+_IGNORE = r".*embeddings\.position_ids"
+_RESAMPLE = {2: "bilinear", 3: "bicubic"}
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "clip text": {
+        "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
+        "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407,
+    },
+    "clip vision": {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
+        "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+    },
+    "siglip text": {
+        "vocab_size": 32000, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "max_position_embeddings": 64, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+    },
+    "siglip vision": {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
+        "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "num_patches": 256,
+    },
+    "vit": {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
+        "patch_size": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
+    },
+}  # fmt: skip
+"""What transformers takes for a field that config.json leaves out."""
+
+_BLOCK: Table = (
+    ("layer_norm1", "attention_norm", NORM),
+    ("self_attn.q_proj", "attention/query", LINEAR),
+    ("self_attn.k_proj", "attention/key", LINEAR),
+    ("self_attn.v_proj", "attention/value", LINEAR),
+    ("self_attn.out_proj", "attention/out", LINEAR),
+    ("layer_norm2", "mlp_norm", NORM),
+    ("mlp.fc1", "mlp/up", LINEAR),
+    ("mlp.fc2", "mlp/down", LINEAR),
+)
+_TEXT: Table = (
+    ("text_model.embeddings.token_embedding", "text/token_embed", EMBEDDING),
+    ("text_model.embeddings.position_embedding", "text/positions", TABLE),
+    *below(_BLOCK, "text_model.encoder.layers.{}.", "text/blocks/"),
+    ("text_model.final_layer_norm", "text/norm", NORM),
+)
+CLIP: Table = (
+    ("vision_model.embeddings.class_embedding", "image/class_token", TOKEN),
+    ("vision_model.embeddings.patch_embedding", "image/patch_embed", PATCHES_WITHOUT_BIAS),
+    ("vision_model.embeddings.position_embedding", "image/positions", TABLE),
+    ("vision_model.pre_layrnorm", "image/pre_norm", NORM),
+    *below(_BLOCK, "vision_model.encoder.layers.{}.", "image/blocks/"),
+    ("vision_model.post_layernorm", "image/norm", NORM),
+    ("visual_projection", "image/projection", LINEAR_WITHOUT_BIAS),
+    *_TEXT,
+    ("text_projection", "text/projection", LINEAR_WITHOUT_BIAS),
+    ("logit_scale", "log_scale", ARRAY),
+)
+_SIGLIP: Table = (
+    ("vision_model.embeddings.position_embedding", "image/positions", TABLE),
+    *below(_BLOCK, "vision_model.encoder.layers.{}.", "image/blocks/"),
+    ("vision_model.post_layernorm", "image/norm", NORM),
+    ("vision_model.head.probe", "image/head/probe", UNBATCHED),
+    ("vision_model.head.attention.", "image/head/attention", FUSED),
+    ("vision_model.head.attention.out_proj", "image/head/attention/out", LINEAR),
+    ("vision_model.head.layernorm", "image/head/norm", NORM),
+    ("vision_model.head.mlp.fc1", "image/head/mlp/up", LINEAR),
+    ("vision_model.head.mlp.fc2", "image/head/mlp/down", LINEAR),
+    *_TEXT,
+    ("text_model.head", "text/projection", LINEAR),
+    ("logit_scale", "log_scale", NUMBER),
+    ("logit_bias", "bias", NUMBER),
+)
+SIGLIP: Table = (("vision_model.embeddings.patch_embedding", "image/patch_embed", PATCHES), *_SIGLIP)
+SIGLIP2: Table = (("vision_model.embeddings.patch_embedding", "image/patch_embed", LINEAR), *_SIGLIP)
+_VIT_BLOCK: Table = (
+    ("layernorm_before", "attention_norm", NORM),
+    ("attention.attention.query", "attention/query", LINEAR),
+    ("attention.attention.key", "attention/key", LINEAR),
+    ("attention.attention.value", "attention/value", LINEAR),
+    ("attention.output.dense", "attention/out", LINEAR),
+    ("layernorm_after", "mlp_norm", NORM),
+    ("intermediate.dense", "mlp/up", LINEAR),
+    ("output.dense", "mlp/down", LINEAR),
+)
+_VIT_BLOCK_IN_MEMORY: Table = (
+    ("layernorm_before", "attention_norm", NORM),
+    ("attention.q_proj", "attention/query", LINEAR),
+    ("attention.k_proj", "attention/key", LINEAR),
+    ("attention.v_proj", "attention/value", LINEAR),
+    ("attention.o_proj", "attention/out", LINEAR),
+    ("layernorm_after", "mlp_norm", NORM),
+    ("mlp.fc1", "mlp/up", LINEAR),
+    ("mlp.fc2", "mlp/down", LINEAR),
+)
+
+
+def vit_table(*, blocks: str, pooler: str) -> Table:
+    """ViTModel. `blocks`: the names of transformers "4", or those "5" has in memory; `pooler`: "tanh" or "none"."""
+    layers = (_VIT_BLOCK, "encoder.layer.{}.") if blocks == "4" else (_VIT_BLOCK_IN_MEMORY, "layers.{}.")
+    return (
+        ("embeddings.cls_token", "image/class_token", UNBATCHED),
+        ("embeddings.position_embeddings", "image/positions", UNBATCHED),
+        ("embeddings.patch_embeddings.projection", "image/patch_embed", PATCHES),
+        *below(layers[0], layers[1], "image/blocks/"),
+        ("layernorm", "image/norm", NORM),
+        *([("pooler.dense", "image/representation", LINEAR)] if pooler == "tanh" else []),
+    )
+
+
+def read(folder: Path, names: Iterable[str]) -> layout.Layout:
+    """The layout that config.json of a directory describes.
+
+    Args:
+      names: of the arrays of its weights; decides only between spellings of the same model.
+
+    Raises:
+      InputError: no or another kind of configuration.
+    """
+    config = files.read_json(folder / "config.json", "configuration")
+    file = folder / "preprocessor_config.json"
+    return parse(config, files.read_json(file, "preprocessing") if file.is_file() else None, names)
+
+
+def parse(config: Any, preprocessor: Any, names: Iterable[str]) -> layout.Layout:
+    """As `read`, of the content of the files; `preprocessor` may be None.
+
+    Raises:
+      InputError: as `read`.
+    """
+    readers = {"clip": _read_clip, "siglip": _read_siglip, "siglip2": _read_siglip, "vit": _read_vit}
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in readers:
+        raise InputError(f"config.json: model_type {kind!r} is not supported; {', '.join(readers)} are")
+    return readers[kind](config, preprocessor, set(names))
+
+
+def _read_clip(config: dict, preprocessor: Any, names: set[str]) -> layout.Layout:
+    theirs = layout.Fields(config, "config.json", {"projection_dim": 512, "text_config": {}, "vision_config": {}})
+    vision = layout.Fields(theirs["vision_config"], "vision_config", _DEFAULTS["clip vision"])
+    words = layout.Fields(theirs["text_config"], "text_config", _DEFAULTS["clip text"])
+    end = words.integer("eos_token_id")
+    notes = ["the text is taken at its largest id (eos_token_id 2 is transformers' sign for that)"] if end == 2 else []
+    dim = theirs.integer("projection_dim")
+    return layout.Layout(
+        family="clip",
+        image=vit.Config(
+            **_vision(vision),
+            pool="cls",
+            class_token="positioned",
+            patch_bias="none",
+            pre_norm="layer_norm",
+            projection_dim=dim,
+        ),
+        text=text.Config(
+            **_text(words),
+            attention="causal",
+            pool="argmax" if end == 2 else "eos",
+            eos_id=None if end == 2 else end,
+            projection_dim=dim,
+        ),
+        preprocessing=_preprocessing(preprocessor, vision.integer("image_size"), _CLIP_MEAN, _CLIP_STD, notes),
+        table=CLIP,
+        ignore=_IGNORE,
+        notes=tuple(notes),
+    )
+
+
+def _read_siglip(config: dict, preprocessor: Any, names: set[str]) -> layout.Layout:
+    theirs = layout.Fields(config, "config.json", {"text_config": {}, "vision_config": {}})
+    vision = layout.Fields(theirs["vision_config"], "vision_config", _DEFAULTS["siglip vision"])
+    vision.require(vision_use_head=True)
+    words = layout.Fields(theirs["text_config"], "text_config", _DEFAULTS["siglip text"])
+    notes, fields, table = [], _vision(vision, patches="image" if config["model_type"] == "siglip" else "number"), SIGLIP
+    if config["model_type"] == "siglip2":
+        table = SIGLIP2
+        fields["position_resize"] = "bilinear"
+        notes.append(f"images are {fields['image_size']} pixels square, the grid that the positions are kept in")
+    return layout.Layout(
+        family="siglip",
+        image=vit.Config(**fields, pool="map"),
+        text=text.Config(
+            **_text(words),
+            pool="last",
+            projection_dim=int(words.get("projection_size") or words.integer("hidden_size")),
+            projection_bias="learned",
+        ),
+        preprocessing=_preprocessing(preprocessor, fields["image_size"], (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), notes),
+        table=table,
+        ignore=_IGNORE,
+        notes=tuple(notes),
+    )
+
+
+def _read_vit(config: dict, preprocessor: Any, names: set[str]) -> layout.Layout:
+    theirs = layout.Fields(config, "config.json", _DEFAULTS["vit"])
+    theirs.require(qkv_bias=True)
+    notes: list[str] = []
+    fields = _vision(theirs)
+    pooler = "tanh" if any(name.endswith("pooler.dense.weight") for name in names) else "none"
+    if pooler == "tanh":
+        theirs.require(pooler_act="tanh")
+        dim = int(theirs.get("pooler_output_size") or fields["width"])
+        notes.append("the tanh layer of the pooler is kept; classifiers that were fine-tuned do not use it")
+    table = vit_table(blocks="5" if any(name.startswith(("layers.", "vit.layers.")) for name in names) else "4", pooler=pooler)
+    if any(name.startswith("vit.") for name in names):
+        table = below(table, "vit.", "")
+    return layout.Layout(
+        family="image",
+        image=vit.Config(
+            **fields, pool="cls", class_token="positioned", representation_dim=dim if pooler == "tanh" else 0
+        ),
+        preprocessing=_preprocessing(preprocessor, fields["image_size"], (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), notes, "squash"),
+        table=table,
+        notes=tuple(notes),
+    )
+
+
+def _tower(fields: layout.Fields) -> dict[str, Any]:
+    return {
+        "width": fields.integer("hidden_size"),
+        "depth": fields.integer("num_hidden_layers"),
+        "mlp_dim": fields.integer("intermediate_size"),
+        "num_heads": fields.integer("num_attention_heads"),
+        "activation": fields.choice("hidden_act", ACTIVATIONS),
+        "norm_epsilon": float(fields["layer_norm_eps"]),
+    }
+
+
+def _vision(fields: layout.Fields, patches: str = "image") -> dict[str, Any]:
+    fields.require(num_channels=3)
+    patch = fields.integer("patch_size")
+    if patches == "number":
+        side = math.isqrt(fields.integer("num_patches"))
+        if side**2 != fields.integer("num_patches"):
+            raise InputError(f"{fields.name}.num_patches {fields['num_patches']}: not a square")
+        size = side * patch
+    else:
+        size = fields.integer("image_size")
+        if size % patch:  # the convolution leaves the rest out; a tower of the smaller size does the same to a smaller image
+            raise InputError(f"{fields.name}.image_size {size}: not a multiple of patch_size {patch}; set it to {size - size % patch}")
+    return _tower(fields) | {"image_size": size, "patch_size": patch}
+
+
+def _text(fields: layout.Fields) -> dict[str, Any]:
+    return _tower(fields) | {
+        "vocab_size": fields.integer("vocab_size"),
+        "length": fields.integer("max_position_embeddings"),
+    }
+
+
+def _preprocessing(
+    theirs: Any,
+    size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    notes: list[str],
+    resize: Any = "shortest",
+) -> layout.Preprocessing:
+    """What preprocessor_config.json says; without one what the model was published with."""
+    if theirs is None:
+        notes.append(f"no preprocessor_config.json: mean {mean}, std {std} and a bicubic resize are assumed")
+        return layout.Preprocessing(size=size, mean=mean, std=std, resize="squash" if mean == (0.5, 0.5, 0.5) else resize)
+    fields = layout.Fields(theirs, "preprocessor_config.json", {"image_mean": mean, "image_std": std, "resample": 3})
+    fields.require(do_resize=True, do_rescale=True, do_normalize=True)
+    if fields["resample"] not in _RESAMPLE:
+        raise InputError(f"preprocessor_config.json: resample {fields['resample']} is not supported; 2 (bilinear) and 3 (bicubic) are")
+    given = fields.get("size", size)
+    side, resize = _side(given)
+    crop = _side(fields.get("crop_size", side))[0] if fields.get("do_center_crop", False) else side
+    if crop != size:
+        raise InputError(f"preprocessor_config.json: images of {crop} pixels, and image_size {size} in config.json: make them the same")
+    if resize == "shortest" and not fields.get("do_center_crop", False):
+        raise InputError("preprocessor_config.json: shortest_edge without do_center_crop gives images that are not square")
+    return layout.Preprocessing(
+        size=size,
+        mean=layout.triple(fields["image_mean"], "image_mean"),
+        std=layout.triple(fields["image_std"], "image_std"),
+        resize=resize,
+        resize_to=0 if side == crop else side,
+        interpolation=_RESAMPLE[fields["resample"]],  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _side(value: Any) -> tuple[int, Any]:
+    """The side, and which sides get it: transformers writes a number, a shortest edge, or height and width."""
+    if isinstance(value, int):
+        return value, "shortest"
+    if isinstance(value, dict) and "shortest_edge" in value:
+        return int(value["shortest_edge"]), "shortest"
+    if isinstance(value, dict) and "height" in value and value["height"] == value.get("width"):
+        return int(value["height"]), "squash"
+    raise InputError(f"preprocessor_config.json: size {value!r} is not supported: one side, shortest_edge, or equal height and width")
+
+
+def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
+    """The layout with the table of transformers, and the content of config.json and preprocessor_config.json by file name.
+
+    Raises:
+      InputError: transformers has no class for this model; the field is named.
+    """
+    makers = {"clip": _clip_json, "siglip": _siglip_json, "image": _vit_json}
+    config = makers[model.family](model)
+    contents = {"config.json": config, "preprocessor_config.json": _preprocessor_json(model)}
+    names = {"pooler.dense.weight"} if model.image.representation_dim else set()
+    made = parse(config, contents["preprocessor_config.json"], names)
+    layout.refuse_differences(model, made, config["architectures"][0])
+    return made, contents
+
+
+def _tower_json(config: vit.Config | text.Config) -> dict[str, Any]:
+    activation = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[config.activation]
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "intermediate_size": config.mlp_dim,
+        "num_attention_heads": config.num_heads,
+        "hidden_act": activation,
+        "layer_norm_eps": config.norm_epsilon,
+    }
+
+
+def _image_json(config: vit.Config) -> dict[str, Any]:
+    return _tower_json(config) | {"image_size": config.image_size, "patch_size": config.patch_size, "num_channels": 3}
+
+
+def _text_json(config: text.Config) -> dict[str, Any]:
+    return _tower_json(config) | {"vocab_size": config.vocab_size, "max_position_embeddings": config.length}
+
+
+def _clip_json(model: layout.Layout) -> dict[str, Any]:
+    assert model.text is not None
+    end = 2 if model.text.pool == "argmax" else model.text.eos_id
+    dim = model.image.projection_dim
+    begin = {"bos_token_id": 0 if end == 2 else max((end or 1) - 1, 0), "eos_token_id": end, "pad_token_id": 1}
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": dim,
+        "text_config": {"model_type": "clip_text_model", **_text_json(model.text), "projection_dim": dim, **begin},
+        "vision_config": {"model_type": "clip_vision_model", **_image_json(model.image), "projection_dim": dim},
+    }
+
+
+def _siglip_json(model: layout.Layout) -> dict[str, Any]:
+    assert model.text is not None
+    return {
+        "architectures": ["SiglipModel"],
+        "model_type": "siglip",
+        "text_config": {"model_type": "siglip_text_model", **_text_json(model.text), "projection_size": model.text.projection_dim},
+        "vision_config": {"model_type": "siglip_vision_model", **_image_json(model.image)},
+    }
+
+
+def _vit_json(model: layout.Layout) -> dict[str, Any]:
+    dim = model.image.representation_dim
+    pooler = {"pooler_output_size": dim, "pooler_act": "tanh"} if dim else {}
+    return {"architectures": ["ViTModel"], "model_type": "vit", "qkv_bias": True, **_image_json(model.image), **pooler}
+
+
+def _preprocessor_json(model: layout.Layout) -> dict[str, Any]:
+    seen = model.preprocessing
+    kind = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor", "image": "ViTImageProcessor"}[model.family]
+    if seen.resize == "squash" and seen.resize_to not in (0, seen.size):
+        raise InputError(f"preprocessing.resize_to {seen.resize_to}: {kind} does not crop after a squash")
+    side = seen.resize_to or seen.size
+    shortest = seen.resize == "shortest"
+    return {
+        "image_processor_type": kind,
+        "do_resize": True,
+        "size": {"shortest_edge": side} if shortest else {"height": side, "width": side},
+        **({"do_center_crop": True, "crop_size": {"height": seen.size, "width": seen.size}} if shortest else {}),
+        "resample": {name: number for number, name in _RESAMPLE.items()}[seen.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(seen.mean),
+        "image_std": list(seen.std),
+    }
