@@ -59,3 +59,33 @@ def test_several_labels_are_indices_or_names_and_may_be_none():
 def test_labels_that_are_no_classes_are_refused_by_record(field, message):
     with pytest.raises(InputError, match=message):
         reader("labels").several(labels(**field), 1)
+
+
+class Source:
+    """A data set that brings names of its own."""
+
+    classes = classes_lib.Classes((("red",), ("green",)), ("a {}",))
+
+
+def test_what_no_file_gives_the_data_give(tmp_path):
+    assert classes_lib.read("", Source()).prompts() == [["a red"], ["a green"]]
+    (tmp_path / "templates.txt").write_text("picture of {}")
+    assert classes_lib.read(str(tmp_path / "templates.txt"), Source()).prompts() == [
+        ["picture of red"],
+        ["picture of green"],
+    ]
+    with pytest.raises(InputError, match="the data bring no class names"):
+        classes_lib.read("")
+
+
+def test_imagenet_has_two_names_twice_whose_classes_are_told_apart_by_index(shared_data):
+    path = str(shared_data / "zeroshot_text" / "imagenet.json")
+    found = classes_lib.read(path)
+    assert sum(map(len, found.prompts())) == 80_000
+    assert len(found.indices) == 998 and len(set(found.titles)) == 1000
+    twice = next(places for places in found.indices.values() if len(places) == 2)
+    records = [{"label": i, "key": "k"} for i in twice]
+    np.testing.assert_array_equal(classes_lib.Labels(found, "label", "val", path).one(records, 2), twice)
+    with pytest.raises(InputError, match="is 2 of the names"):
+        classes_lib.Labels(found, "label", "val", path).one([{"label": found.names[twice[0]][0], "key": "k"}], 1)
+    assert sum(map(len, classes_lib.read(f"{path}#classnames::{path}#simple_templates").prompts())) == 7000

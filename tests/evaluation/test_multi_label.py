@@ -6,7 +6,7 @@ import sklearn.metrics
 
 from vlm_jax.data import records, sources
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import base, multi_label, zero_shot
+from vlm_jax.evaluation import base, multi_label
 from vlm_jax.evaluation import classes as classes_lib
 
 from .conftest import NAMES, example
@@ -33,7 +33,7 @@ def result(make_subject, data, classes) -> base.Result:
 
 def test_the_numbers_are_those_of_scikit_learn(result, make_subject, data, classes):
     subject, source = make_subject(), sources.open_source(data)
-    scores = subject.embed_records(source, COUNT) @ classes_lib.embed(subject, zero_shot.read_classes(classes)).T
+    scores = subject.embed_records(source, COUNT) @ classes_lib.embed(subject, classes_lib.read(classes)).T
     truth = np.zeros((COUNT, 7), bool)
     for i in range(COUNT):
         truth[i, [NAMES.index(x) if isinstance(x, str) else x for x in labels(i)]] = True

@@ -1,7 +1,5 @@
 """Zero-shot classification of a tiny model: numbers, examples, and what is refused."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -19,12 +17,6 @@ def result(make_subject, data, classes) -> base.Result:
 
 def write(folder, examples) -> str:
     return "::".join(records.write(str(folder / "some"), examples, 1))
-
-
-def write_classes(folder, content) -> str:
-    path = folder / "classes.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return str(path)
 
 
 def test_the_numbers_are_those_of_a_plain_computation(result, make_subject, data):
@@ -132,49 +124,10 @@ def test_the_limit_takes_the_first_records(make_subject, data, classes):
         zero_shot.ZeroShot(data, classes, limit=-1)(make_subject())
 
 
-def test_all_names_of_a_class_enter_its_prompts(tmp_path):
-    found = zero_shot.read_classes(
-        write_classes(tmp_path, {"names": ["cat", ["dog", "hound"]], "templates": ["a {}", "{c}!"]})
-    )
-    assert found.prompts() == [["a cat", "cat!"], ["a dog", "dog!", "a hound", "hound!"]]
-    assert found.titles == ("cat", "dog")
-    assert found.indices == {"cat": [0], "dog": [1], "hound": [1]}
-
-
-def test_templates_may_be_left_out_and_equal_names_get_their_index(tmp_path):
-    found = zero_shot.read_classes(write_classes(tmp_path, {"names": ["crane", "crane", "tench"]}))
-    assert found.titles == ("crane (0)", "crane (1)", "tench")
-    assert found.prompts() == [["crane"], ["crane"], ["tench"]]
-
-
-def test_names_with_braces_and_percents_are_only_text(tmp_path):
-    hostile = ["{}", "{0.__class__}", "%s", "<script>alert(1)</script>", "a\x00b", "\ud800"]
-    found = zero_shot.read_classes(write_classes(tmp_path, {"names": hostile, "templates": ["see {} now"]}))
-    assert found.prompts() == [[f"see {name} now"] for name in hostile]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "is not JSON"),
-        ("[1]", "names must be a list"),
-        ({"names": []}, "names must be a list with at least one class"),
-        ({"names": ["a", 3]}, r"names\[1\] 3 must be a name"),
-        ({"names": ["a", [" "]]}, r"names\[1\]"),
-        ({"names": ["a", []]}, r"names\[1\]"),
-        ({"names": ["a"], "templates": []}, "templates must be a list"),
-        ({"names": ["a"], "templates": ["no place"]}, "'no place' must be a sentence with {}"),
-    ],
-)
-def test_a_malformed_classes_file_is_refused_with_its_form(tmp_path, content, message):
-    with pytest.raises(InputError, match=message):
-        zero_shot.read_classes(write_classes(tmp_path, content))
-
-
 def test_a_missing_file_is_refused_by_name(make_subject, data, classes, tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.json' cannot be read"):
         zero_shot.ZeroShot(data, str(tmp_path / "nowhere.json"))(make_subject())
-    with pytest.raises(InputError, match="name a JSON file"):
+    with pytest.raises(InputError, match="the data bring no class names; name a JSON file"):
         zero_shot.ZeroShot(data)(make_subject())
     with pytest.raises(InputError, match=r"nowhere\.array_record.*does not exist"):
         zero_shot.ZeroShot(str(tmp_path / "nowhere.array_record"), classes)(make_subject())

@@ -1,60 +1,28 @@
-"""Classes by their names: the prompts that stand for them, their vectors, and the labels of records."""
+"""Classes of images: the vectors that their prompts have, and the labels of records."""
 
-import collections
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
+from vlm_jax.data import classes as class_names
 from vlm_jax.data import sources
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base, metrics
 
+Classes = class_names.Classes
 Inner = Literal["normalize", "none"]
 """Whether the embedding of each prompt is normalised before the mean over the prompts of a class, as in CLIP."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Classes:
-    """Names and prompts of the classes, in the order of their labels."""
+def read(path: str, source: sources.Source | None = None) -> Classes:
+    """The classes of files, see `data.classes`; those that the data bring themselves give what no file gives.
 
-    names: tuple[tuple[str, ...], ...]
-    """For each class its name, then further names (synonyms)."""
-    templates: tuple[str, ...] = ("{}",)
-    """Sentences in which `{}` (or `{c}`) stands for the name."""
-    sentences: tuple[tuple[str, ...], ...] = ()
-    """For each class prompts of its own, in place of the templates (CuPL, Pratt et al. 2023); empty: the templates."""
-
-    @functools.cached_property
-    def titles(self) -> tuple[str, ...]:
-        """The first name of each class, with the index where several classes have the same."""
-        first = [names[0] for names in self.names]
-        counts = collections.Counter(first)
-        return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(first))
-
-    @functools.cached_property
-    def indices(self) -> Mapping[str, list[int]]:
-        """For each name the classes that have it."""
-        found = collections.defaultdict(list)
-        for i, names in enumerate(self.names):
-            for name in dict.fromkeys(names):
-                found[name].append(i)
-        return found
-
-    def prompts(self) -> list[list[str]]:
-        """For each class its own sentences, or those of all its names in all templates."""
-        if self.sentences:
-            return [list(group) for group in self.sentences]
-        return [
-            [
-                template.replace("{}" if "{}" in template else "{c}", name)
-                for name in names
-                for template in self.templates
-            ]
-            for names in self.names
-        ]
+    Raises:
+      InputError: there are neither, or a file is missing or malformed.
+    """
+    return class_names.read(path, getattr(source, "classes", None))
 
 
 def embed(subject: base.Subject, classes: Classes, inner: Inner = "normalize", label: str = "prompts") -> np.ndarray:

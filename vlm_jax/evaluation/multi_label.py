@@ -7,7 +7,7 @@ import numpy as np
 
 from vlm_jax.data import pipeline, sources
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import base, figures, intervals, metrics, zero_shot
+from vlm_jax.evaluation import base, figures, intervals, metrics
 from vlm_jax.evaluation import classes as classes_lib
 
 _DRAWS = 200_000_000
@@ -30,7 +30,7 @@ class MultiLabel:
     data: str = ""
     """Shards with images and labels."""
     classes: str = ""
-    """File with the names of the classes and their templates or prompts; see `zero_shot.read_classes`."""
+    """Files with the names of the classes and their templates or prompts, see `data.classes`; empty: those that the data bring."""
     labels: str = "labels"
     """Field of a record with a list of its classes: indices into the names, or names."""
     inner_norm: classes_lib.Inner = "normalize"
@@ -52,9 +52,9 @@ class MultiLabel:
         Raises:
           InputError: a file is missing or malformed, there are no records or labels, or a label is none of the classes.
         """
-        classes = zero_shot.read_classes(self.classes)
         source, count = base.open_records(self.data, self.limit)
-        truth = classes_lib.Labels(classes, self.labels, self.data, self.classes).several(source, count)
+        classes = classes_lib.read(self.classes, source)
+        truth = classes_lib.Labels(classes, self.labels, self.data, self.classes or self.data).several(source, count)
         if not truth.any():
             raise InputError(f"{self.labels} of {self.data}: no record has a class; name the field with the classes")
         weights = classes_lib.embed(subject, classes, self.inner_norm, "multi-label prompts")

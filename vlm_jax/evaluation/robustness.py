@@ -30,7 +30,8 @@ class Robustness:
     shifted: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Shards of each further data set, by its name."""
     classes: str = ""
-    """File with the names of the classes and their templates or prompts, the same for all; see `zero_shot.read_classes`."""
+    """Files with the names and the templates or prompts of the classes of all data sets, see `data.classes`; empty: the reference brings
+    them."""
     label: str = "label"
     """Field of a record with its class: an index into the names, or a name."""
     inner_norm: classes_lib.Inner = "normalize"
@@ -56,13 +57,14 @@ class Robustness:
             raise InputError(
                 f"shifted {dict(self.shifted)}: name at least one more data set, none of them {REFERENCE!r}"
             )
-        classes = zero_shot.read_classes(self.classes)
+        named = {REFERENCE: self.data, **self.shifted}
+        opened = {name: base.open_records(data, self.limit) for name, data in named.items()}
+        classes = classes_lib.read(self.classes, opened[REFERENCE][0])
         weights = classes_lib.embed(subject, classes, self.inner_norm, "robustness prompts")
         shown, drawn, hits = [], {}, {}
         found: dict[str, predictions.Predictions] = {}
-        for i, (name, data) in enumerate({REFERENCE: self.data, **self.shifted}.items()):
-            source, count = base.open_records(data, self.limit)
-            labels = classes_lib.Labels(classes, self.label, data, self.classes).one(source, count)
+        for i, (name, (source, count)) in enumerate(opened.items()):
+            labels = classes_lib.Labels(classes, self.label, named[name], self.classes or self.data).one(source, count)
             images = subject.embed_records(source, count, f"robustness images: {name}")
             found[name] = predictions.Predictions.of(images, weights, labels)
             hits[name] = (found[name].ranks < 1).astype(np.float64)

@@ -1,14 +1,11 @@
 """Zero-shot classification: the class whose prompts lie nearest to the image (Radford et al. 2021, section 3.1)."""
 
 import dataclasses
-import json
-import pathlib
 from typing import ClassVar
 
 import numpy as np
 
-from vlm_jax.data import pipeline, places, sources
-from vlm_jax.errors import InputError
+from vlm_jax.data import pipeline, sources
 from vlm_jax.evaluation import base, predictions
 from vlm_jax.evaluation import classes as classes_lib
 
@@ -27,7 +24,7 @@ class ZeroShot:
     data: str = ""
     """Shards with images and labels."""
     classes: str = ""
-    """File with the names of the classes and their templates or prompts; see `read_classes`."""
+    """Files with the names of the classes and their templates or prompts, see `data.classes`; empty: those that the data bring."""
     label: str = "label"
     """Field of a record with its class: an index into the names, or a name."""
     inner_norm: classes_lib.Inner = "normalize"
@@ -49,9 +46,9 @@ class ZeroShot:
         Raises:
           InputError: a file is missing or malformed, there are no records, or a label is none of the classes.
         """
-        classes = read_classes(self.classes)
         source, count = base.open_records(self.data, self.limit)
-        labels = classes_lib.Labels(classes, self.label, self.data, self.classes).one(source, count)
+        classes = classes_lib.read(self.classes, source)
+        labels = classes_lib.Labels(classes, self.label, self.data, self.classes or self.data).one(source, count)
         weights = classes_lib.embed(subject, classes, self.inner_norm, "zero-shot prompts")
         images = subject.embed_records(source, count, "zero-shot images")
         found = predictions.Predictions.of(images, weights, labels)
@@ -110,44 +107,3 @@ def examples(
         answers += [base.Entry(titles[predicted], pictures[i], found.score(i, predicted), "right") for i in right]
         shown.append(base.Example(f"{prefix}most confused pairs", base.Entry(told), tuple(answers)))
     return shown
-
-
-def read_classes(path: str) -> classes_lib.Classes:
-    """Reads names and templates of classes from a JSON file.
-
-    Raises:
-      InputError: the file is missing, or not not of a form that is told here.
-    """
-    form = '{"names": ["cat", ["dog", "hound"]], "templates": ["a photo of a {}."]}'
-    if not path:
-        raise InputError(f"classes '': name a JSON file such as {form}")
-    try:
-        content = json.loads(pathlib.Path(places.locate(path, "classes")).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"classes {path!r} cannot be read ({error.strerror}): name a JSON file such as {form}"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"classes {path!r} is not JSON ({error}): it looks like {form}") from error
-    names = content.get("names") if isinstance(content, dict) else None
-    if not isinstance(names, list) or not names:
-        raise InputError(f"classes {path!r}: names must be a list with at least one class, as in {form}")
-    names = [[name] if isinstance(name, str) else name for name in names]
-    for i, group in enumerate(names):
-        if (
-            not isinstance(group, list)
-            or not group
-            or not all(isinstance(name, str) and name.strip() for name in group)
-        ):
-            raise InputError(
-                f"classes {path!r}: names[{i}] {group!r} must be a name or a list of names, none of them empty"
-            )
-    templates = content.get("templates", ["{}"])
-    if not isinstance(templates, list) or not templates:
-        raise InputError(f"classes {path!r}: templates must be a list with at least one sentence, as in {form}")
-    for template in templates:
-        if not isinstance(template, str) or not ("{}" in template or "{c}" in template):
-            raise InputError(
-                f"classes {path!r}: template {template!r} must be a sentence with {{}} in the place of the name"
-            )
-    return classes_lib.Classes(tuple(tuple(group) for group in names), tuple(templates))
