@@ -100,6 +100,13 @@ def test_a_sweep_has_a_logarithmic_axis_and_marks_what_was_chosen():
     )
 
 
+def test_a_line_of_many_points_has_no_marks():
+    points = [(k / 100, (k / 100) ** 2) for k in range(101)]
+    drawn = draw(base.Lines("false positive rate", "true positive rate", {"model": points}))
+    assert not list(drawn.iter("circle")) and len(list(drawn.iter("polyline"))) == 1
+    assert "75%" in words(drawn)
+
+
 @pytest.mark.parametrize(
     "figure",
     [

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from vlm_jax.evaluation import base, gallery, report
+from vlm_jax.evaluation import base, gallery, report, scores
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\ud800\u202e"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -221,7 +221,7 @@ def test_intervals_and_the_blind_baseline_stand_beside_the_value(tmp_path):
         in page.text.replace("\u202f", " ")
     )
     assert "Text to image, median rank 3 [2, 4]" in page.text and "[not finite]" in page.text
-    assert {"mark chance", "mark blind", "range"} <= {a.get("class") for tag, a in page.elements if tag == "rect"}
+    assert {"mark chance", "mark blind", "range"} <= {a.get("class") for _, a in page.elements}
     _, page = make(tmp_path)
     assert "Blind" not in page.text and "95\u202f%" not in page.text
 
@@ -248,6 +248,25 @@ def test_tiles_lead_to_their_evaluations(tmp_path):
     targets = [a["href"] for tag, a in page.elements if tag == "a"]
     places = {f"#{a['id']}" for _, a in page.elements if "id" in a}
     assert len(targets) >= 7 and set(targets) <= places
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("image_retrieval_recall@5", "Text to image, R@5"), ("text_retrieval_true_recall@1", "Image to text, true recall@1"),
+     ("text_retrieval_mean_rank", "Image to text, mean rank"), ("acc_swap_att", "Accuracy, swap att"), ("odd", "Odd"),
+     ("acc1_drop_sketch", "Top-1 accuracy, drop sketch"), ("auroc", "AUROC")],
+)  # fmt: skip
+def test_metrics_have_names_for_readers(name, text):
+    assert scores.label(name) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("acc1", True), ("mean_per_class_recall", True), ("acc_swap_att", True), ("auroc", True), ("text_acc", True), ("rsum", False),
+     ("image_retrieval_mean_rank", False), ("mean_average_precision", True), ("accelerator", False), ("loss", False)],
+)  # fmt: skip
+def test_shares_are_told_from_other_numbers(name, share):
+    assert scores.is_share(name) == share
 
 
 def test_metrics_of_unknown_names_get_curves(tmp_path):

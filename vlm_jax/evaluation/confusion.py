@@ -32,7 +32,7 @@ def section(title: str, table: base.Table, examples: Sequence[base.Example], bud
     if len(table.columns) > MATRIX_CLASSES:
         told = f"{len(table.columns):,} classes are too many for a matrix; these are what it would show first."
         return join(element("h4", title), element("p", told, class_="soft small"), worst, _weakest(table))
-    told = "Each row is a true class that occurs, shaded by where its images went; its recall stands at the right."
+    told = "Each row is a true class that occurs, shaded by where its images went, in percent; its recall stands at the right."
     about = element("p", told, class_="soft small")
     if len(table.rows) > OPEN_ROWS:
         summary = element("summary", f"{title} of {len(table.rows)} classes, as a matrix")

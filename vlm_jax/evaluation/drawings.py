@@ -12,6 +12,8 @@ from vlm_jax.evaluation.markup import Markup, element, shortened
 
 MAX_POINTS = 1500
 """Points that one map shows."""
+MARKED = 40
+"""Lines of more points have no marks."""
 MAP_WIDTH = 480
 """Of the view box of a map; it holds no text, so it may be drawn at any size."""
 _RARE = 1 / 6
@@ -203,7 +205,7 @@ def _lines(title: str, lines: base.Lines) -> Markup | None:
     margin = 0.06 * (max(ys) - min(ys)) or 0.1 * abs(max(ys)) or 1.0
     y_low, y_high = min(ys) - margin, max(ys) + margin
     shares = (
-        bool(re.search(r"accuracy|recall|share|acc\d?\b|precision", lines.y_axis.lower()))
+        bool(re.search(r"accuracy|recall|share|acc\d?\b|precision|positive rate", lines.y_axis.lower()))
         and 0 <= min(ys) <= max(ys) <= 1
     )
     show = charts.percent if shares else charts.number
@@ -221,7 +223,7 @@ def _lines(title: str, lines: base.Lines) -> Markup | None:
         colour = min(i, charts.COLOURS - 1)
         places = [(frame.at_x(x), frame.at_y(y)) for x, y in points]
         drawn.append(element("polyline", class_=f"line s{colour}", points=" ".join(f"{a},{b}" for a, b in places)))
-        for (x, y), (a, b) in zip(points, places, strict=True):
+        for (x, y), (a, b) in zip(points, places, strict=True) if len(points) <= MARKED else ():
             told = element("title", f"{lines.x_axis} {charts.number(x)}\n{name}: {show(y)}")
             taken = chosen is not None and math.isclose(x, chosen)
             drawn.append(element("circle", told, class_=f"dot s{colour}", cx=a, cy=b, r=4.5 if taken else 2.8))

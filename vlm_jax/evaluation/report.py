@@ -64,7 +64,7 @@ def page(
     for name, result in results.items():
         examples = [example for example in result.examples if not example.group.endswith(confusion.GROUP)]
         galleries.append(gallery.section(name, examples, images))
-    drawn = "Drawn evenly over the data, not chosen. Numbers are cosines; right answers are marked."
+    drawn = "Drawn evenly over the data, unless the heading says otherwise. Numbers are cosines; right answers are marked."
     sections = {
         "Evaluation": join(scores.key(results), numbers) if numbers else None,
         "Training": _training(training),

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+
 from vlm_jax.evaluation import base, charts, confusion, drawings, gallery
 from vlm_jax.evaluation.markup import Markup, element, join
 
@@ -16,6 +18,7 @@ LINES = 6
 ROWS = 32
 """Rows that a table shows."""
 _LABELS = {
+    "acc": "Accuracy",
     "acc1": "Top-1 accuracy",
     "acc5": "Top-5 accuracy",
     "auroc": "AUROC",
@@ -29,7 +32,9 @@ _LABELS = {
     "calibration": "Calibration of the temperature",
     "grad_norm": "Gradient norm",
     "examples_per_second": "Examples a second",
+    "mean_rank": "Mean rank (1 is best)",
     "median_rank": "Median rank (1 is best)",
+    "roc": "Receiver operating characteristic",
     "mfu": "Model FLOPs utilisation",
     "rsum": "RSUM, the sum of the six recalls",
 }
@@ -107,15 +112,18 @@ def _bar(value: float, chance: float | None, blind: float | None, interval: tupl
         if share is not None and math.isfinite(share):
             told = element("title", f"{kind} {charts.percent(share)}")
             x = f"{min(place(share), 99.5):.2f}%"
-            parts.append(element("rect", told, class_=f"mark {kind}", x=x, y=0, width=2, height=12))
+            if kind == "chance":
+                parts.append(element("rect", told, class_="mark chance", x=x, y=0, width=2, height=12))
+            else:
+                parts.append(element("circle", told, class_="mark blind", cx=x, cy=6, r=3.2))
     return element("svg", parts, aria_hidden="true")
 
 
 def key(results: Mapping[str, base.Result]) -> Markup:
     """What the marks of bars and charts mean, as far as these results have them."""
-    told = [("chance", "chance: what guessing would reach")]
+    told = [("chance", "chance: what guessing would reach; dotted in charts")]
     if any(result.blind for result in results.values()):
-        told.append(("blind", "blind: what is reached without looking"))
+        told.append(("blind", "blind: what is reached without looking; dashed in charts"))
     if any(result.intervals for result in results.values()):
         told.append(("range", "95\N{NARROW NO-BREAK SPACE}% interval over other examples of the same kind"))
     keys = [element("span", element("i", class_=f"mark {kind}"), words, class_="key") for kind, words in told]
@@ -186,15 +194,13 @@ def label(name: str) -> str:
             return direction
         if name.startswith(f"{prefix}_"):
             rest = name.removeprefix(f"{prefix}_")
-            match = re.fullmatch(r"(hit_|true_)?recall@(\d+)(.*)", rest)
-            words = (
-                {"hit_": "hit rate@", "true_": "true recall@", None: "R@"}[match[1]] + match[2] + match[3]
-                if match
-                else rest
-            )
-            return f"{direction}, {words.replace('_', ' ')}"
+            match = re.fullmatch(r"(true_)?recall@(\d+)", rest)
+            words = f"{'true recall@' if match[1] else 'R@'}{match[2]}" if match else rest.replace("_", " ")
+            return f"{direction}, {'true recall' if rest == 'true' else words}"
     if name in _LABELS:
         return _LABELS[name]
+    if part := re.fullmatch("(acc[15]?)_(.+)", name):
+        return f"{_LABELS[part[1]]}, {part[2].replace('_', ' ')}"
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]
 
@@ -218,19 +224,22 @@ def within(metric: str, interval: tuple[float, float]) -> str:
     return f"[{low}, {high}]"
 
 
+def _looks_like_shares(column: np.ndarray) -> bool:
+    return bool(((column >= 0) & (column <= 1)).all() and (column % 1 != 0).any())
+
+
 def _table(name: str, table: base.Table, pairs: Sequence[base.Example], images: gallery.Budget) -> Markup:
     """A confusion matrix as a grid and in words; any other table as it is."""
     if set(table.rows) <= set(table.columns):
         return confusion.section(label(name), table, pairs, images)
+    values = np.asarray(table.values, float)
     heads = element("tr", element("th", table.row_axis), [element("th", label(c), class_="n") for c in table.columns])
-    rows = [
-        element(
-            "tr",
-            element("td", row),
-            [element("td", show(c, float(v)), class_="n") for c, v in zip(table.columns, values, strict=False)],
-        )
-        for row, values in zip(table.rows[:ROWS], table.values, strict=False)
-    ]
+    shares = [is_share(c) or _looks_like_shares(values[:, k]) for k, c in enumerate(table.columns)]
+    rows = []
+    for title, row in zip(table.rows[:ROWS], values, strict=False):
+        written = [charts.percent(v) if share else charts.number(v) for v, share in zip(row, shares, strict=True)]
+        cells = [element("td", text, class_="n") for text in written]
+        rows.append(element("tr", element("td", label(title) if is_share(title) else title), cells))
     more = len(table.rows) - ROWS
     body = element("table", element("thead", heads), element("tbody", rows))
     rest = element("p", f"{more} more rows not shown.", class_="soft small") if more > 0 else None

@@ -63,8 +63,9 @@ td.bar svg { display: block; width: 100%; height: 12px; }
 td.bar .track { fill: var(--line); opacity: .55; }
 td.bar .fill { fill: var(--accent); }
 td.bar .range { fill: var(--accent); fill-opacity: .32; }
-.mark.chance { fill: var(--ink); background: var(--ink); } .mark.blind { fill: var(--wrong); background: var(--wrong); }
-i.mark.chance, i.mark.blind { width: 2px; height: 12px; border-radius: 0; vertical-align: -2px; }
+.mark.chance { fill: var(--ink); background: var(--ink); } .mark.blind { fill: var(--ground); stroke: var(--ink); stroke-width: 1.6; }
+i.mark.chance { width: 2px; height: 12px; border-radius: 0; vertical-align: -2px; }
+i.mark.blind { border: 1.6px solid var(--ink); background: var(--ground); }
 i.mark.range { width: 18px; border-radius: 2px; background: var(--accent); opacity: .4; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 28px 24px; }
 figure { margin: 0; min-width: 0; display: flex; flex-direction: column; justify-content: space-between; }
@@ -88,7 +89,7 @@ svg text { fill: var(--soft); font-size: 10.5px; font-family: inherit; }
 .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; stroke-linecap: round; }
 .band { stroke: none; fill-opacity: .16; }
 .base { stroke: var(--ink); stroke-width: 1.2; stroke-dasharray: 1 4; stroke-linecap: round; }
-.base.blind { stroke: var(--wrong); stroke-dasharray: 5 4; }
+.base.blind { stroke-dasharray: 6 4; stroke-linecap: butt; opacity: .75; }
 .chosen { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 4 3; }
 svg text.axis { font-size: 10.5px; fill: var(--soft); font-style: italic; }
 rect.accuracy { fill: var(--accent); } rect.gap { fill: var(--wrong); fill-opacity: .3; stroke: var(--wrong); stroke-width: .7; }
@@ -163,9 +164,10 @@ footer { margin-top: 56px; color: var(--soft); font-size: 13px; }
   section { margin-top: 36px; padding-top: 22px; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .tile b { font-size: 22px; }
+  .key { white-space: normal; }
   td.bar, th.bar { display: none; }
   td.value .interval { display: block; }
-  .wide { margin-right: -16px; }
+  .wide:has(> svg) { margin-right: -16px; }
   .card { grid-template-columns: 84px minmax(0, 1fr); }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 10px; }
 }
