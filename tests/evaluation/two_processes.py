@@ -2,11 +2,12 @@
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 
 if __name__ == "__main__":
-    process, address, data, classes = sys.argv[1:]
+    process, address, data, classes, folder = sys.argv[1:]
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, num_processes=2, process_id=int(process))
 
@@ -14,11 +15,12 @@ if __name__ == "__main__":
 
     from evaluation.conftest import Model, Tokenizer
     from vlm_jax.data import images
-    from vlm_jax.evaluation import base, retrieval, zero_shot
+    from vlm_jax.evaluation import base, embeddings, retrieval, zero_shot
     from vlm_jax.training import sharding
 
     graphdef, variables = nnx.split(Model(rngs=nnx.Rngs(0)))
     compiled = base.Compiled(graphdef, sharding.Mesh().make())
-    subject = base.Subject(compiled, nnx.to_pure_dict(variables), images.Transform(size=8), Tokenizer(), 8)
+    pieces = embeddings.Pieces(Path(folder), {"weights": "w"})
+    subject = base.Subject(compiled, nnx.to_pure_dict(variables), images.Transform(size=8), Tokenizer(), 8, pieces)
     results = [zero_shot.ZeroShot(data, classes)(subject), retrieval.Retrieval(data)(subject)]
-    print(json.dumps({"rows": subject.rows(27), "metrics": [result.metrics for result in results]}))
+    print(json.dumps({"rows": subject.rows(27), "metrics": [result.metrics for result in results], "found": pieces.found}))

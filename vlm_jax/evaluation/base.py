@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -16,9 +17,12 @@ from vlm_jax.data import images as images_lib
 from vlm_jax.data import pipeline, sources
 from vlm_jax.data import text as text_lib
 from vlm_jax.errors import InputError
+from vlm_jax.evaluation import embeddings
 from vlm_jax.training import sharding
 
 P = jax.P
+REMEMBERED = 2**29
+"""Bytes of embeddings that an evaluation remembers for its other evaluators."""
 ImageMethod = Literal["embed_image", "image_features"]
 """Of a model, from images to one vector each: L2-normalised embeddings, or features before the projection, not normalised."""
 TextMethod = Literal["embed_text", "project_text"]
@@ -232,6 +236,9 @@ class Subject:
     tokenizer: text_lib.LoadedTokenizer
     batch_size: int
     """Examples at a time over all devices; taken up to the next multiple of the batch shards. Changes no result."""
+    pieces: embeddings.Pieces | None = None
+    """Where embeddings are kept on disk, for an evaluation that is interrupted; None: nowhere."""
+    _embedded: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if self.batch_size < 1:
@@ -249,8 +256,11 @@ class Subject:
 
     def rows(self, total: int) -> list[int]:
         """Which of `total` examples this process feeds, in order; all of them in a run of one process."""
+        return self._rows(range(0, total, self.batch_size), total)
+
+    def _rows(self, firsts: Iterable[int], total: int) -> list[int]:
         own = sharding.rows(self.batch_size, self.compiled.mesh)
-        return [k + int(r) for k in range(0, total, self.batch_size) for r in own if k + r < total]
+        return [first + int(r) for first in firsts for r in own if first + r < total]
 
     def embed_images(
         self, images: Iterable[np.ndarray], label: str = "images", method: ImageMethod = "embed_image"
@@ -266,15 +276,23 @@ class Subject:
           InputError: there is no image, or one of another shape.
         """
         images = list(images)
-        own = (images[i] for i in self.rows(len(images)))
-        return self._embed(method, own, len(images), label)
+        return self._embed(method, lambda own: (images[i] for i in own), len(images), label)
 
     def embed_records(
         self, source: sources.Source, count: int, label: str = "images", method: ImageMethod = "embed_image"
     ) -> np.ndarray:
-        """As `embed_images`, of the first `count` records of a source; a process decodes only those that it feeds."""
-        own = pipeline.read(source, self.transform, indices=self.rows(count))
-        return self._embed(method, (image for _, _, image in own), count, label)
+        """As `embed_images`, of the first `count` records of a source; a process decodes only those that it feeds.
+
+        What was embedded before in this evaluation, by whichever evaluator, or kept by one that was interrupted, is not embedded
+        again; such an array is read-only.
+        """
+        known = embeddings.of_records(source)
+        content = known and known | {"transform": repr(self.transform)}
+
+        def read(own: list[int]) -> Iterable[np.ndarray]:
+            return (image for _, _, image in pipeline.read(source, self.transform, indices=own))
+
+        return self._embed(method, read, count, label, content)
 
     def embed_texts(self, texts: Sequence[str], label: str = "texts", method: TextMethod = "embed_text") -> np.ndarray:
         """L2-normalised embeddings [n, e], or those before they are, float32, in order. Every process passes all texts.
@@ -282,34 +300,79 @@ class Subject:
         Raises:
           InputError: there is no text.
         """
-        own = self.rows(len(texts))
         step = len(sharding.rows(self.batch_size, self.compiled.mesh))
-        parts = ([texts[i] for i in own[k : k + step]] for k in range(0, len(own), step))
-        tokens = (row for part in parts for row in self.tokenizer(part))
-        return self._embed(method, tokens, len(texts), label)
 
-    def _embed(self, method: str, examples: Iterable[np.ndarray], total: int, label: str) -> np.ndarray:
+        def read(own: list[int]) -> Iterable[np.ndarray]:
+            parts = ([texts[i] for i in own[k : k + step]] for k in range(0, len(own), step))
+            return (row for part in parts for row in self.tokenizer(part))
+
+        return self._embed(method, read, len(texts), label, embeddings.of_texts(texts))
+
+    def _embed(
+        self,
+        method: str,
+        read: Callable[[list[int]], Iterable[np.ndarray]],
+        total: int,
+        label: str,
+        content: Mapping[str, Any] | None = None,
+    ) -> np.ndarray:
+        """Embeds, in order, what is not known yet.
+
+        Args:
+          read: from the examples that this process feeds to them.
+          content: what tells these examples from others; None: they are not remembered.
+        """
         if not total:
             raise InputError(f"{label}: there is nothing to embed; give data with at least one example")
+        name = repr((method, content))
+        known = self._embedded.get(name)
+        if content is not None and known is not None and len(known) >= total:
+            return known[:total]
+        pieces = self.pieces if content is not None else None
+        key = pieces.key({"method": method, "batch_size": self.batch_size, **content}) if pieces and content else ""
+        found = pieces.read(key, total, self.batch_size) if pieces else []
+        todo = dict.fromkeys(range(0, total, self.batch_size))
+        for first, _ in found:
+            del todo[first]
+        rows: np.ndarray | None = None
+        writer = embeddings.Writer(pieces, key)
+        silent = None if jax.process_index() == 0 else True  # None: silent where stderr is not a terminal
+        with tqdm.tqdm(total=total, initial=sum(len(batch) for _, batch in found), desc=label, leave=False, disable=silent) as bar, writer:
+            for first, batch in itertools.chain(found, self._fed(method, read, list(todo), total, label)):
+                rows = np.zeros((total, batch.shape[1]), np.float32) if rows is None else rows
+                rows[first : first + len(batch)] = batch
+                if first in todo:
+                    writer.add(first, batch)
+                    bar.update(len(batch))
+        assert rows is not None, "there is at least one batch"
+        if content is not None and rows.nbytes + sum(x.nbytes for x in self._embedded.values()) <= REMEMBERED:
+            rows.setflags(write=False)
+            self._embedded[name] = rows
+        return rows
+
+    def _fed(
+        self, method: str, read: Callable[[list[int]], Iterable[np.ndarray]], firsts: Sequence[int], total: int, label: str
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Batches that begin at `firsts`, with their embeddings, float32 [k, e] for the k examples that there are."""
         size = self.transform.size
         of_text = method in get_args(TextMethod)
         shape, dtype = ((self.tokenizer.length,), np.int32) if of_text else ((size, size, 3), np.uint8)
         own = sharding.rows(self.batch_size, self.compiled.mesh)
-        examples = iter(examples)
-        done: list[np.ndarray] = []
-        pending: collections.deque[jax.Array] = collections.deque()
-        silent = None if jax.process_index() == 0 else True  # None: silent where stderr is not a terminal
-        with tqdm.tqdm(total=total, desc=label, leave=False, disable=silent) as bar:
-            for first in range(0, total, self.batch_size):
-                batch = np.zeros((len(own), *shape), dtype)
-                for i, index in enumerate(first + own[first + own < total]):
-                    batch[i] = _checked(next(examples, None), shape, f"{label}: example {index}")
-                pending.append(self.compiled.embed(method, self.variables, batch))
-                if len(pending) > 1:  # the host prepares the next batch while the devices work on this one
-                    done.append(np.asarray(pending.popleft(), np.float32))
-                    bar.update(len(done[-1]))
-            done.extend(np.asarray(array, np.float32) for array in pending)
-        return np.concatenate(done)[:total]
+        examples = iter(read(self._rows(firsts, total)))
+        pending: collections.deque[tuple[int, jax.Array]] = collections.deque()
+        for first in firsts:
+            batch = np.zeros((len(own), *shape), dtype)
+            for i, index in enumerate(first + own[first + own < total]):
+                batch[i] = _checked(next(examples, None), shape, f"{label}: example {index}")
+            pending.append((first, self.compiled.embed(method, self.variables, batch)))
+            if len(pending) > 1:  # the host prepares the next batch while the devices work on this one
+                yield _fetched(*pending.popleft(), total)
+        for first, array in pending:
+            yield _fetched(first, array, total)
+
+
+def _fetched(first: int, array: jax.Array, total: int) -> tuple[int, np.ndarray]:
+    return first, np.asarray(array, np.float32)[: total - first]
 
 
 def _checked(example: np.ndarray | None, shape: tuple[int, ...], name: str) -> np.ndarray:
