@@ -81,6 +81,23 @@ def test_numbers_are_written_for_readers(value, text):
     assert charts.number(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.94312, "94.3"),
+        (1, "100.0"),
+        (0, "0.0"),
+        (9.6e-4, "0.1"),
+        (2e-4, "0.02"),
+        (1.23e-5, "0.001"),
+        (1e-9, "0.0"),
+        (-0.052, "-5.2"),
+    ],
+)
+def test_shares_are_written_as_percentages_however_small(value, text):
+    assert charts.percent(value) == f"{text}\u202f%"
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 17), (1, 1075), (0, 1e-7), (1e5, 3e9)])
 def test_ticks_are_round_and_within(low, high):
     found = charts.ticks(low, high)

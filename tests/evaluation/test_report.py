@@ -166,6 +166,16 @@ def test_the_expected_answer_is_shown_only_where_no_answer_is_right(tmp_path):
     assert "truth of the first" in page.text and "truth of the second" not in page.text
 
 
+def test_a_gallery_of_hits_and_misses_says_how_many_are_which(tmp_path):
+    right, wrong = (base.Entry(verdict, image=thumbnail(), verdict=verdict) for verdict in ("right", "wrong"))
+    orders = [(right, wrong), (wrong, right), (wrong, wrong)]
+    shown = [base.Example("text to image", base.Entry("query"), answers) for answers in orders]
+    _, page = make(tmp_path, results={"x": base.Result({"acc1": 0.5}, examples=shown)})
+    assert "Text to image: the first answer is right in 1 of 3" in page.text
+    _, page = make(tmp_path, results={"x": base.Result({"acc1": 0.5}, examples=shown[1:])})
+    assert "Text to image query" in page.text
+
+
 @pytest.mark.parametrize(
     "rows",
     [

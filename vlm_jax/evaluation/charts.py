@@ -49,8 +49,11 @@ def number(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A share of one as a percentage."""
-    return f"{100 * value:.1f}\N{NARROW NO-BREAK SPACE}%" if math.isfinite(value) else "not finite"
+    """A share of one as a percentage, to a tenth, or to its first digits below that."""
+    if not math.isfinite(value):
+        return "not finite"
+    text = f"{100 * value:.1g}" if 1e-6 < value < 9.5e-4 else f"{100 * value:.1f}"
+    return f"{text}\N{NARROW NO-BREAK SPACE}%"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:

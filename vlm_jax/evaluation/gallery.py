@@ -47,7 +47,9 @@ def section(name: str, examples: Sequence[base.Example], budget: Budget) -> Mark
         images = any(entry.image for example in shown for entry in example.answers)
         kind = "cards long" if images or longest > 28 else "cards"
         more = f", {len(examples) - len(shown)} more not shown" if len(examples) > len(shown) else ""
-        parts += [element("h4", f"{group[:1].upper()}{group[1:]}{more}"), element("div", cards, class_=kind)]
+        right = sum(example.answers[0].verdict == "right" for example in shown if example.answers)
+        of = f": the first answer is right in {right} of {len(shown)}" if 0 < right < len(shown) else ""
+        parts += [element("h4", f"{group[:1].upper()}{group[1:]}{of}{more}"), element("div", cards, class_=kind)]
     if not parts:
         return None
     return element("div", element("h3", element("bdi", name)), parts, class_="evaluation")
