@@ -120,8 +120,8 @@ def test_the_choice_of_captions_takes_that_many(make_subject, tmp_path, choice, 
 
 def test_examples_mark_what_is_right_in_both_directions(result):
     examples = {e["captions"][0]: e for e in in_order()}
-    to_text = [e for e in result.examples if e.group == "image to text"]
-    to_image = [e for e in result.examples if e.group == "text to image"]
+    to_text = [e for e in result.examples if e.group.startswith("image to text")]
+    to_image = [e for e in result.examples if e.group.startswith("text to image")]
     assert len(to_text) == len(to_image) == 6 and examples
     for shown in to_text:
         assert shown.query.image and not shown.query.text
@@ -135,6 +135,19 @@ def test_examples_mark_what_is_right_in_both_directions(result):
         assert not right or shown.expected.image in right
     scores = [answer.score for answer in to_text[0].answers]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_examples_are_hits_and_misses_in_halves_as_far_as_there_are(result, make_subject, tmp_path):
+    groups = [e.group for e in result.examples]
+    assert groups.count("text to image: misses") == groups.count("text to image: hits") == 3
+    assert {group.partition(": ")[0] for group in groups} == {"image to text", "text to image"}
+    for shown in result.examples:
+        scores = [answer.score for answer in shown.answers]
+        best = [a.verdict for a in shown.answers if a.score == scores[0]]
+        assert ("right" in best) == shown.group.endswith("hits")
+    same = [example(i) | {"captions": ["a photo"]} for i in range(4)]
+    found = retrieval.Retrieval(write(tmp_path, same))(make_subject())
+    assert [e.group for e in found.examples].count("image to text: hits") == 4
 
 
 def test_an_image_without_a_caption_is_refused_by_name(make_subject, tmp_path):

@@ -93,12 +93,15 @@ class Predictions:
         return {"confusion": base.Table("true class", "predicted class", rows, tuple(titles), counts)}
 
     def figures(self, titles: Sequence[str], scale: float | None) -> dict[str, base.Figure]:
-        """Cosines of right and wrong classes, a map of the images, and, for a model with a scale, its calibration."""
+        """Cosines of right and wrong classes, a map of the images, and, for a model with a scale, its calibration.
+
+        The calibration is that of as many images, evenly drawn, as have their cosines in one block; all of them up to 16 million cosines.
+        """
         n = len(self.labels)
         pairs = np.stack([np.arange(n), self.labels], 1)
         found: dict[str, base.Figure] = {"similarities": figures.similarities(self.images, self.weights, pairs)}
         if scale is not None:
-            most = max(1, 4 * metrics.CHUNK_BYTES // (4 * self.num_classes))
+            most = max(1, metrics.CHUNK_BYTES // (4 * self.num_classes))
             some = np.array(base.spread(np.arange(n), most))
             cosines = self.images[some] @ self.weights.T
             found["calibration"] = figures.calibration(cosines, self.labels[some], scale)

@@ -1,6 +1,7 @@
 """Retrieval between images and their captions: recall at 1, 5 and 10 and ranks, both ways."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -43,7 +44,7 @@ class Retrieval:
     note: str = ""
     """A sentence for the report."""
     examples: int = 6
-    """Queries to show, so many of each direction."""
+    """Queries to show, so many of each direction, half of them misses; where there are folds, of the first."""
 
     task: ClassVar[str] = "zeroshot_retrieval"
 
@@ -70,7 +71,8 @@ class Retrieval:
         text_embeddings = subject.embed_texts(texts, "retrieval captions")
         image_embeddings = subject.embed_records(source, count, "retrieval images")
 
-        found = recalls.numbers(_folds(image_embeddings, text_embeddings, owner, sentence_text, fold), count)
+        ranked = _folds(image_embeddings, text_embeddings, owner, sentence_text, fold)
+        found = recalls.numbers(ranked, count)
         images_of_text = np.bincount(np.unique(pairs, axis=0)[:, 1])
         repeated = int((images_of_text[sentence_text] > 1).sum())
         shared = f", {repeated:,} of them with words that another image's caption has too" if repeated else ""
@@ -80,7 +82,7 @@ class Retrieval:
         return base.Result(
             metrics=found.values,
             tables=found.ties,
-            examples=self._examples(subject, source, texts, pairs, image_embeddings, text_embeddings),
+            examples=self._examples(subject, source, texts, pairs, image_embeddings, text_embeddings, ranked),
             chance=found.chance,
             intervals=found.intervals,
             figures={
@@ -107,37 +109,56 @@ class Retrieval:
         source: sources.Source,
         texts: list[str],
         pairs: np.ndarray,
-        image_embeddings: np.ndarray,
+        images: np.ndarray,
         text_embeddings: np.ndarray,
+        found: Mapping[str, Sequence[recalls.Fold]],
     ) -> list[base.Example]:
-        right = {(int(i), int(t)) for i, t in pairs}
-        queries = base.spread(np.arange(len(image_embeddings)), self.examples)
-        sought = base.spread(np.arange(len(texts)), self.examples)
-        text_scores = image_embeddings[queries] @ text_embeddings.T
-        image_scores = text_embeddings[sought] @ image_embeddings.T
-        best_images = np.argsort(-image_scores, axis=1, kind="stable")[:, :5]
-        own_images = [int(pairs[pairs[:, 1] == t][0, 0]) for t in sought]
-        wanted = sorted({*queries, *own_images, *best_images.ravel().tolist()})
-        pictures = {
-            i: base.thumbnail(image) for i, _, image in pipeline.read(source, subject.transform, indices=wanted)
-        }
+        """Misses and hits at 1 of both directions, among the candidates of the first fold."""
+        to_text, to_image = found["text_retrieval"][0], found["image_retrieval"][0]
+        images = images[: len(to_text.best)]
+        own = pairs[: len(to_image.best)]
+        used = np.unique(own[:, 1])
+        right = {(int(i), int(t)) for i, t in own}
+        text_queries, image_queries = self._chosen(to_text.best), self._chosen(to_image.best)
 
-        def verdict(image, text):
-            return "right" if (int(image), int(text)) in right else "wrong"
+        def best(scores, names):
+            order = np.argsort(-scores, kind="stable")[:5]
+            return [(int(names[k]), float(scores[k])) for k in order]
+
+        answers = {i: best(images[i] @ text_embeddings[used].T, used) for _, i in text_queries}
+        asked = {int(own[s, 1]) for _, s in image_queries}
+        shown_images = {t: best(text_embeddings[t] @ images.T, np.arange(len(images))) for t in asked}
+        wanted = {i for _, i in text_queries} | {int(own[s, 0]) for _, s in image_queries}
+        wanted |= {i for t in asked for i, _ in shown_images[t]}
+        read = pipeline.read(source, subject.transform, indices=sorted(wanted))
+        pictures = {i: base.thumbnail(image) for i, _, image in read}
+
+        def verdict(image, text, sought):
+            """Another image with the very words of a caption is not the sought one, but not shown as wrong either."""
+            matches = (image, text) in right
+            return "right" if matches and image == sought else "none" if matches else "wrong"
 
         shown = []
-        for i, scores in zip(queries, text_scores, strict=True):
-            best = np.argsort(-scores, kind="stable")[:5]
-            answers = tuple(base.Entry(texts[t], score=float(scores[t]), verdict=verdict(i, t)) for t in best)
-            own = base.Entry(texts[pairs[np.searchsorted(pairs[:, 0], i), 1]])
-            shown.append(base.Example("image to text", base.Entry(image=pictures[i]), answers, own))
-        for t, scores, best, i in zip(sought, image_scores, best_images, own_images, strict=True):
-            own = base.Entry(image=pictures[i])
-            answers = tuple(
-                base.Entry(image=pictures[int(k)], score=float(scores[k]), verdict=verdict(k, t)) for k in best
+        for group, i in text_queries:
+            entries = tuple(base.Entry(texts[t], score=score, verdict=verdict(i, t, i)) for t, score in answers[i])
+            expected = base.Entry(texts[own[np.searchsorted(own[:, 0], i), 1]])
+            shown.append(base.Example(f"image to text: {group}", base.Entry(image=pictures[i]), entries, expected))
+        for group, s in image_queries:
+            i, t = (int(x) for x in own[s])
+            entries = tuple(
+                base.Entry(image=pictures[k], score=score, verdict=verdict(k, t, i)) for k, score in shown_images[t]
             )
-            shown.append(base.Example("text to image", base.Entry(texts[t]), answers, own))
+            expected = base.Entry(image=pictures[i])
+            shown.append(base.Example(f"text to image: {group}", base.Entry(texts[t]), entries, expected))
         return shown
+
+    def _chosen(self, best: np.ndarray) -> list[tuple[str, int]]:
+        """Queries by kind: half of them misses and half hits, more of one where there are few of the other."""
+        misses, hits = np.flatnonzero(best > 0), np.flatnonzero(best == 0)
+        half = self.examples // 2
+        few = min(len(misses), max(self.examples - half, self.examples - len(hits)))
+        chosen = {"misses": base.spread(misses, few), "hits": base.spread(hits, self.examples - few)}
+        return [(group, i) for group, indices in chosen.items() for i in indices]
 
 
 def _folds(
