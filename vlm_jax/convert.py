@@ -30,7 +30,7 @@ from vlm_jax.training import checkpoint, sharding, tree
 from vlm_jax.training import state as states
 
 _WEIGHTS = {"hf": "model.safetensors", "open_clip": "open_clip_model.safetensors"}
-_WRITERS: Mapping[str, Any] = {"hf": hugging_face.write, "open_clip": open_clip.write}
+WRITERS: Mapping[str, Any] = {"hf": hugging_face.write, "open_clip": open_clip.write}
 _USAGE = {
     "hf": "from transformers import AutoModel, AutoProcessor\n\nmodel = AutoModel.from_pretrained(folder)",
     "open_clip": "import open_clip\n\nmodel, preprocess = open_clip.create_model_from_pretrained('local-dir:' + folder)",
@@ -237,7 +237,7 @@ def export(source: Source, target: Path, to: str) -> None:
       InputError: the other codebase cannot hold the model, or its tokenizer; nothing is written then.
     """
     model = layout_of(source.config)
-    made, contents = _WRITERS[to](model)
+    made, contents = WRITERS[to](model)
     weights = made.to_theirs({path: np.asarray(x) for path, x in tree.flatten(source.variables).items()})
     files.write_safetensors(target / _WEIGHTS[to], weights, format="pt")
     for name, content in contents.items():
