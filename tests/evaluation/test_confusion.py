@@ -62,6 +62,7 @@ def test_the_worst_pairs_stand_beside_the_matrix_as_images_and_in_words_without_
     both = section(table_of(3), [base.Example(confusion.GROUP, base.Entry("told"), (picture,) * 9 + (right,) * 9)])
     sides = [len(list(e.iter("img"))) for e in both.iter("ol")]
     assert sides == [gallery.PAIR_IMAGES // 2] * 2
+    assert [[e.get("alt") for e in side.iter("img")][0] for side in both.iter("ol")] == ["image", "class 1"]
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,11 @@ def test_a_matrix_of_very_many_cells_draws_the_largest(monkeypatch):
     table = base.Table("true", "predicted", names, names, np.array([[9, 2, 1], [1, 8, 1], [1, 1, 7]]))
     drawn = [e.get("class") for e in svg(confusion.matrix(table)).iter("rect") if e.get("class") in ("right", "wrong")]
     assert drawn == ["right"] * 3
+
+
+def test_only_classes_that_were_missed_are_named_as_such():
+    names = tuple(f"class {i}" for i in range(40))
+    counts = 10 * np.eye(40, dtype=int)
+    counts[7, 8], counts[9, 8] = 5, 20
+    words = text(section(base.Table("true", "predicted", names, names, counts)))
+    assert "Least often found class 9 10 of 30 class 7 10 of 15 Confusion of" in words
