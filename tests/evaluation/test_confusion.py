@@ -62,7 +62,7 @@ def test_the_worst_pairs_stand_beside_the_matrix_as_images_and_in_words_without_
     both = section(table_of(3), [base.Example(confusion.GROUP, base.Entry("told"), (picture,) * 9 + (right,) * 9)])
     sides = [len(list(e.iter("img"))) for e in both.iter("ol")]
     assert sides == [gallery.PAIR_IMAGES // 2] * 2
-    assert [[e.get("alt") for e in side.iter("img")][0] for side in both.iter("ol")] == ["image", "class 1"]
+    assert [next(e.get("alt") for e in side.iter("img")) for side in both.iter("ol")] == ["image", "class 1"]
 
 
 @pytest.mark.parametrize(

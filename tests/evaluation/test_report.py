@@ -253,6 +253,14 @@ def test_confused_pairs_stand_with_their_matrix_or_alone_but_not_among_the_examp
         assert ("X: most confused pairs" in page.text) == ("x: confusion" not in tables)
 
 
+def test_differences_have_charts_beside_those_of_the_values(tmp_path):
+    metrics = ("acc1_reference", "acc1_drop", "acc1_drop_sketch", "acc1@4_shots", "acc1_deviation@4_shots")
+    rows = [{"step": step, **{f"x/{name}": 0.1 * step for name in metrics}} for step in (1, 2)]
+    _, page = make(tmp_path, results={"x": base.Result(dict.fromkeys(metrics, 0.2))}, metrics_history=rows)
+    charts = [a["aria-label"] for tag, a in page.elements if tag == "svg" and "aria-label" in a]
+    assert [label.count("20.0") for label in charts] == [2, 2, 1]
+
+
 def test_tiles_lead_to_their_evaluations(tmp_path):
     _, page = make(tmp_path)
     targets = [a["href"] for tag, a in page.elements if tag == "a"]
@@ -264,7 +272,8 @@ def test_tiles_lead_to_their_evaluations(tmp_path):
     ("name", "text"),
     [("image_retrieval_recall@5", "Text to image, R@5"), ("text_retrieval_true_recall@1", "Image to text, true recall@1"),
      ("text_retrieval_mean_rank", "Image to text, mean rank"), ("acc_swap_att", "Accuracy, swap att"), ("odd", "Odd"),
-     ("acc1_drop_sketch", "Top-1 accuracy, drop sketch"), ("auroc", "AUROC")],
+     ("acc1_drop_sketch", "Top-1 accuracy, drop sketch"),
+     ("acc1@4_shots", "Top-1 accuracy, 4 shots"), ("acc1_deviation@4_shots", "Top-1 accuracy, deviation, 4 shots"), ("auroc", "AUROC")],
 )  # fmt: skip
 def test_metrics_have_names_for_readers(name, text):
     assert scores.label(name) == text

@@ -141,10 +141,9 @@ def _curves(name: str, result: base.Result, series: Series) -> list[Markup]:
         if full.startswith(f"{name}/") and len(series[full]) > 1:
             metric = full.removeprefix(f"{name}/")
             direction = metric.partition("_recall@")[0] + "@" if "_recall@" in metric else ""
-            ranks = re.search("(median|mean)_rank$", metric)
-            groups.setdefault(
-                direction or (ranks[0] if ranks else "accuracy" if is_share(metric) else metric), []
-            ).append(metric)
+            kind = re.search("(median|mean)_rank$|_drop|_deviation", metric)
+            group = direction or (kind[0].lstrip("_") if kind else "accuracy" if is_share(metric) else metric)
+            groups.setdefault(group, []).append(metric)
     figures = []
     for group, members in sorted(groups.items(), key=lambda item: item[0].endswith("_rank")):
         for first in range(0, len(members), LINES):
@@ -203,8 +202,8 @@ def label(name: str) -> str:
             return f"{direction}, {'true recall' if rest == 'true' else words}"
     if name in _LABELS:
         return _LABELS[name]
-    if part := re.fullmatch("(acc[15]?)_(.+)", name):
-        return f"{_LABELS[part[1]]}, {part[2].replace('_', ' ')}"
+    if part := re.fullmatch("(acc[15]?)[_@](.+)", name):
+        return f"{_LABELS[part[1]]}, {part[2].replace('_', ' ').replace('@', ', ')}"
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]
 
