@@ -64,7 +64,10 @@ def test_figures_are_the_cosines_the_calibration_with_the_scale_of_the_model_and
     assert result.figures["similarities"].counts["matching pairs"].sum() == 27
     assert result.figures["calibration"].scale == pytest.approx(20)
     assert result.figures["calibration"].counts.sum() == 27
-    assert set(result.figures["embedding_map"].groups) == set(NAMES)
+    drawn = result.figures["embedding_map"]
+    assert set(drawn.groups) == set(NAMES)
+    wrong = sum(", taken for " in title for title in drawn.titles)
+    assert wrong == round(27 * (1 - result.metrics["acc1"])) > 0
 
 
 def test_without_inner_norm_long_prompts_weigh_more(make_subject, data, classes, result):

@@ -107,8 +107,19 @@ class Predictions:
             found["calibration"] = figures.calibration(cosines, self.labels[some], scale)
         counts = np.bincount(self.labels, minlength=self.num_classes)
         shown = np.sort(np.argsort(-counts, kind="stable")[:MAP_CLASSES])
-        parts = {str(titles[int(c)]): self.images[self.labels == c] for c in shown if counts[c]}
-        return found | {"embedding_map": figures.embedding_map(parts, None)}
+        members = {str(titles[int(c)]): np.flatnonzero(self.labels == c) for c in shown if counts[c]}
+        drawn = figures.embedding_map(
+            {name: self.images[own] for name, own in members.items()},
+            {name: [self._told(int(i), titles) for i in own] for name, own in members.items()},
+        )
+        if len(members) < len(self.present):
+            kept = f"{drawn.method}; the {len(members)} most frequent of {len(self.present):,} classes"
+            drawn = dataclasses.replace(drawn, method=kept)
+        return found | {"embedding_map": drawn}
+
+    def _told(self, i: int, titles: Sequence[str]) -> str:
+        true, predicted = titles[int(self.labels[i])], titles[int(self.predicted[i])]
+        return true if true == predicted else f"{true}, taken for {predicted}"
 
     def top(self, i: int, k: int = 5) -> list[tuple[int, float]]:
         """The k best classes of image i with their cosines."""
