@@ -16,9 +16,10 @@ import numpy as np
 
 from vlm_jax import errors
 
-_MEMBERS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "txt", "json": "json", "cls": "cls"}
-_SPANS = [(f"{kind}_{part}", np.int64) for kind in ("image", "txt", "json", "cls") for part in ("start", "size")]
-_VERSION = 2
+_MEMBERS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "txt", "json": "json", "cls": "cls", "npy": "npy"}
+_KINDS = ("image", "txt", "json", "cls", "npy")
+_SPANS = [(f"{kind}_{part}", np.int64) for kind in _KINDS for part in ("start", "size")]
+_VERSION = 3
 _HEADER = 16
 """Bytes before the entries of a kept index: the width of the keys and the number of entries."""
 _BLOCK = 512
@@ -90,7 +91,7 @@ def build(path: str) -> np.ndarray:
     keys = [stem.encode("utf-8", errors="surrogateescape") for stem in complete]
     table = np.zeros(len(complete), _dtype(max(map(len, keys))))
     table["key"] = keys
-    for kind in ("image", "txt", "json", "cls"):
+    for kind in _KINDS:
         spans = np.array([spans.get(kind, (0, 0)) for spans in complete.values()], np.int64)
         table[f"{kind}_start"], table[f"{kind}_size"] = spans.T
     return table

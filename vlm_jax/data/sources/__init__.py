@@ -1,0 +1,60 @@
+"""Sources: data on disk as one sequence of examples, read at random.
+
+An example is a map with `key` (str), `image` (encoded bytes), `captions` (list of str, possibly empty) and whatever else its
+record has, see `base.Example`. To add a source, write a class as `base.Source` describes it and name it in `open_source`.
+docs/data.md shows each.
+"""
+
+import os
+
+from vlm_jax import errors
+from vlm_jax.data import places
+from vlm_jax.data.sources import array_record, arrays, clip_benchmark, image_folder, patterns, tfds, webdataset
+from vlm_jax.data.sources.array_record import ArrayRecord
+from vlm_jax.data.sources.base import Example, Source
+from vlm_jax.data.sources.patterns import expand
+from vlm_jax.data.sources.webdataset import WebDataset
+
+__all__ = ["ArrayRecord", "Example", "Source", "WebDataset", "expand", "open_source"]
+
+
+def open_source(pattern: str, field: str = "data") -> Source:
+    """The source that a pattern names.
+
+    - `.tar`, `.array_record` or `.npz` files, with braces, lists, globs and `::`, see `expand`;
+    - a folder in CLIP_benchmark's `wds_*` layout, or one of its splits;
+    - any other folder: images, in folders of their classes or beside a table of captions;
+    - `tfds:NAME/SPLIT`, a prepared data set of TensorFlow Datasets.
+
+    Raises:
+      InputError: as `expand`; another suffix, two kinds at once, or data that are damaged, empty or of another form.
+    """
+    if pattern.startswith(tfds.SCHEME):
+        return tfds.Tfds(pattern, field)
+    folder = "" if "::" in pattern else places.locate(pattern.strip(), field)
+    if os.path.isdir(folder):
+        if clip_benchmark.is_one(folder):
+            return clip_benchmark.ClipBenchmark(folder, field)
+        return image_folder.ImageFolder(folder, field)
+    paths = patterns.expand(pattern, field)
+    kinds = [_kind(path) for path in paths]
+    if None in kinds:
+        other = paths[kinds.index(None)]
+        hint = "; unpack it to a .tar, compressed ones have no random access" if other.endswith((".tgz", ".gz")) else ""
+        raise errors.InputError(f"{field} {other}: neither .tar nor .array_record nor .npz{hint}")
+    if len(set(kinds)) > 1:
+        names = " and ".join(sorted({str(kind) for kind in kinds}))
+        raise errors.InputError(f"{field} {pattern}: {names} files in one source; give one kind")
+    match kinds[0]:
+        case ".tar":
+            return webdataset.WebDataset(paths)
+        case ".npz":
+            return arrays.Arrays(paths)
+        case _:
+            return array_record.ArrayRecord(paths)
+
+
+def _kind(path: str) -> str | None:
+    if array_record.SUFFIX.search(path):
+        return ".array_record"
+    return next((suffix for suffix in (".tar", ".npz") if path.endswith(suffix)), None)
