@@ -102,7 +102,8 @@ def confused(table: base.Table, count: int = PAIRS) -> list[Mapping[str, object]
 def pairs(title: str, examples: Sequence[base.Example], budget: gallery.Budget) -> Markup:
     """Examples of the group `GROUP` as cards."""
     cards = [gallery.pair(example, budget) for example in examples[:PAIRS]]
-    return join(element("h5", title), element("div", cards, class_="pairs"))
+    told = element("span", " \N{MIDDLE DOT} numbers are cosines with the answer", class_="soft")
+    return join(element("h5", title, told), element("div", cards, class_="pairs"))
 
 
 def _worst(table: base.Table, examples: Sequence[base.Example], budget: gallery.Budget) -> Markup | None:

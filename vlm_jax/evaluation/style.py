@@ -32,7 +32,7 @@ body {
 h1 { font-size: 28px; line-height: 1.2; font-weight: 650; letter-spacing: -.015em; margin: 0; }
 h2 { font-size: 19px; font-weight: 650; letter-spacing: -.01em; margin: 0 0 18px; }
 h3 { font-size: 15px; font-weight: 600; margin: 0; }
-h5 { font-size: 13px; font-weight: 600; margin: 20px 0 10px; }
+h5 { font-size: 13px; font-weight: 600; margin: 20px 0 10px; } h5 span { font-weight: 400; }
 h4 { font-size: 13px; font-weight: 600; margin: 28px 0 12px; color: var(--soft); }
 p { margin: 0; }
 .soft { color: var(--soft); }
@@ -108,8 +108,8 @@ rect.accuracy { fill: var(--accent); } rect.gap { fill: var(--wrong); fill-opaci
 .confusion.narrow { grid-template-columns: max-content minmax(0, 1fr); }
 svg text.share { fill: var(--ink); opacity: .8; pointer-events: none; }
 .confusion h5 { margin-top: 0; }
-.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(290px, 100%), 1fr)); gap: 16px 28px; font-size: 13px; }
-.pair ol { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 6px; list-style: none; margin: 4px 0 0; padding: 0; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 16px 28px; font-size: 13px; }
+.pair ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(62px, 1fr)); gap: 6px; list-style: none; margin: 4px 0 0; padding: 0; }
 .pair .sides { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 14px; }
 .pair .sides ol { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .pair p { font-weight: 600; } .pair p.wrong, .pair p.right { font-size: 12px; font-weight: 400; color: var(--wrong); margin-top: 2px; }
