@@ -109,7 +109,8 @@ rect.accuracy { fill: var(--accent); } rect.gap { fill: var(--wrong); fill-opaci
 svg text.share { fill: var(--ink); opacity: .8; pointer-events: none; }
 .confusion h5 { margin-top: 0; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 16px 28px; font-size: 13px; }
-.pair ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(62px, 1fr)); gap: 6px; list-style: none; margin: 4px 0 0; padding: 0; }
+.pair ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(62px, 1fr)); gap: 6px;
+  list-style: none; margin: 4px 0 0; padding: 0; }
 .pair .sides { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 14px; }
 .pair .sides ol { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .pair p { font-weight: 600; } .pair p.wrong, .pair p.right { font-size: 12px; font-weight: 400; color: var(--wrong); margin-top: 2px; }
