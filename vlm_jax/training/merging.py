@@ -76,15 +76,23 @@ def best(coefficients: Sequence[float], scores: Sequence[Sequence[float]]) -> fl
     return coefficients[int(np.argmax(np.mean(np.asarray(scores, np.float64), 0)))]
 
 
-def _combine(models: Sequence[Weights], fn: Callable[..., Any]) -> dict[str, Any]:
+def check(models: Sequence[Weights]) -> None:
+    """
+    Raises:
+      InputError: the models differ in the names or shapes of their weights.
+    """
     first = models[0]
     for other in models[1:]:
         different = sorted(set(first) ^ set(other)) or sorted(name for name in first if first[name].shape != other[name].shape)
         if different:
             more = f" and {len(different) - 3} more" if len(different) > 3 else ""
             raise InputError(f"models of different shapes cannot be merged: they differ in {', '.join(different[:3])}{more}")
+
+
+def _combine(models: Sequence[Weights], fn: Callable[..., Any]) -> dict[str, Any]:
+    check(models)
     merged = {}
-    for name, x in first.items():
+    for name, x in models[0].items():
         if jnp.issubdtype(x.dtype, jnp.floating):
             wide = [model[name].astype(jnp.promote_types(x.dtype, jnp.float32)) for model in models]
             merged[name] = fn(name, *wide).astype(x.dtype)
