@@ -138,3 +138,16 @@ def test_an_imported_model_is_loaded_in_python(tmp_path):
     assert isinstance(found.config.system, siglip.Siglip)
     assert tree.flatten(found.variables)["bias"].shape == ()
     assert any("no vocabulary" in note for note in found.notes)
+
+
+def test_a_tokenizer_that_transformers_lacks_is_left_out_and_said(tmp_path, shared_data, capsys):
+    """This vocabulary begins texts with a token, SigLIP's does not."""
+    foreign(tmp_path / "theirs", "siglip")
+    vocabulary = shared_data / "tokenizers" / "test_model.model"
+    run(tmp_path / "theirs", tmp_path / "ours", "--to", "vlm_jax", "--tokenizer", vocabulary)
+    run(tmp_path / "ours", tmp_path / "again", "--to", "hf")
+    assert "no tokenizer is written" in capsys.readouterr().out
+    assert "no tokenizer is written" in (tmp_path / "again" / "README.md").read_text()
+    assert not (tmp_path / "again" / "spiece.model").exists()
+    (tmp_path / "theirs" / "spiece.model").write_bytes(vocabulary.read_bytes())
+    assert convert.load(str(tmp_path / "theirs")).vocabulary is None

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sentencepiece
 from flax import nnx
 
 from vlm_jax import config as configs
@@ -230,11 +229,11 @@ def _check_tokenizer(tokenizer: tokenizers.Tokenizer, tower: text.Config) -> Non
         )
 
 
-def export(source: Source, target: Path, to: str) -> None:
-    """Writes a directory of Hugging Face transformers ("hf") or open_clip ("open_clip").
+def export(source: Source, target: Path, to: str) -> tuple[str, ...]:
+    """Writes a directory of Hugging Face transformers ("hf") or open_clip ("open_clip"); returns the notes of its card.
 
     Raises:
-      InputError: the other codebase cannot hold the model, or its tokenizer; nothing is written then.
+      InputError: the other codebase cannot hold the model; nothing is written then.
     """
     model = layout_of(source.config)
     made, contents = WRITERS[to](model)
@@ -242,11 +241,13 @@ def export(source: Source, target: Path, to: str) -> None:
     files.write_safetensors(target / _WEIGHTS[to], weights, format="pt")
     for name, content in contents.items():
         files.write_json(target / name, content)
-    _write_tokenizer(source, target)
+    source = dataclasses.replace(source, notes=(*source.notes, *_write_tokenizer(source, target)))
     whole.write_text(target / "README.md", _card(source, target.name, to))
+    return source.notes
 
 
-def _write_tokenizer(source: Source, target: Path) -> None:
+def _write_tokenizer(source: Source, target: Path) -> list[str]:
+    """Writes what transformers can do, and returns what to say where it cannot."""
     tokenizer: Any = next(iter(source.config.streams.values())).tokenizer
     with tempfile.TemporaryDirectory() as folder:
         if source.vocabulary is not None:
@@ -254,20 +255,19 @@ def _write_tokenizer(source: Source, target: Path) -> None:
             file.write_bytes(source.vocabulary.content)
             tokenizer = dataclasses.replace(tokenizer, path=str(file))
         if not tokenizer.path:
-            return
+            return []
         loaded = tokenizer.load()
         path = Path(loaded.config.path)
         if isinstance(loaded, tokenizers.BytePairs):
             vocabularies.write_merges(target, path, size=loaded.vocab_size, pad=loaded.pad_id, length=tokenizer.length)
+        elif (tokenizer.case, tokenizer.punctuation, loaded.bos_id) == ("lower", "strip", None):
+            vocabularies.write_sentencepiece(target, path, pad=tokenizer.pad, length=tokenizer.length)
         else:
-            vocabularies.write_sentencepiece(
-                target,
-                path,
-                pad=sentencepiece.SentencePieceProcessor(model_file=str(path)).id_to_piece(loaded.pad_id),
-                length=tokenizer.length,
-                case=tokenizer.case,
-                punctuation=tokenizer.punctuation,
-            )
+            return [
+                "no tokenizer is written: transformers has none that prepares texts with "
+                f"case {tokenizer.case!r}, punctuation {tokenizer.punctuation!r}, begin token {loaded.bos_id}"
+            ]
+        return []
 
 
 def _card(source: Source, name: str, to: str) -> str:
@@ -313,11 +313,12 @@ def main(arguments: Sequence[str]) -> int:
         options.source, allow=options.allow, image_size=options.image_size, tokenizer=options.tokenizer, weights=options.weights
     )
     target.mkdir(parents=True, exist_ok=True)
+    notes = source.notes
     if options.to == "vlm_jax":
         save(source, target)
     else:
-        export(source, target, options.to)
-    for note in source.notes:
+        notes = export(source, target, options.to)
+    for note in notes:
         print(note)
     count = sum(x.size for x in jax.tree.leaves(source.variables))
     print(f"{count:,} parameters of {options.source} written to {target} ({options.to})")

@@ -175,6 +175,23 @@ def test_the_exported_tokenizer_gives_the_same_ids(torch, tmp_path, shared_data)
     assert found is not None and found.pad == "eos"
 
 
+def test_the_exported_tokenizer_of_siglip_gives_the_same_ids(torch, tmp_path, shared_data):
+    import transformers
+
+    from vlm_jax.data import text as tokenizers
+    from vlm_jax.models.convert import vocabularies
+
+    source = shared_data / "tokenizers" / "t5_base.spm.model"
+    vocabularies.write_sentencepiece(tmp_path, source, pad="eos", length=16)
+    files.write_json(tmp_path / "config.json", {"model_type": "siglip"})
+    found = vocabularies.read(tmp_path, "siglip")
+    assert found is not None and (found.pad, found.case, found.punctuation) == ("eos", "lower", "strip")
+    loaded = tokenizers.Tokenizer(str(source), 16, found.pad, found.case, found.punctuation).load()
+    texts = ["A photo of a dog.", "two cats; 3 birds!", "a very long text " * 6]
+    there = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(loaded(texts), there(texts, padding="max_length", max_length=16, truncation=True)["input_ids"])
+
+
 def test_weights_only_pickles_are_read(torch, tmp_path):
     tensors = {"a": torch.randn(3), "b": torch.randn(2, 3).to(torch.bfloat16), "c": torch.randn(4, 3).T}
     torch.save({"state_dict": {f"module.{name}": x for name, x in tensors.items()}}, tmp_path / "model.pt")

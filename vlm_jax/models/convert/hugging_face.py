@@ -380,10 +380,16 @@ def _clip_json(model: layout.Layout) -> dict[str, Any]:
 
 def _siglip_json(model: layout.Layout) -> dict[str, Any]:
     assert model.text is not None
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}  # the model uses none; the defaults exceed small vocabularies
     return {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
-        "text_config": {"model_type": "siglip_text_model", **_text_json(model.text), "projection_size": model.text.projection_dim},
+        "text_config": {
+            "model_type": "siglip_text_model",
+            **_text_json(model.text),
+            "projection_size": model.text.projection_dim,
+            **ids,
+        },
         "vision_config": {"model_type": "siglip_vision_model", **_image_json(model.image)},
     }
 

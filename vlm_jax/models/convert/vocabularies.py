@@ -5,6 +5,8 @@ import gzip
 from pathlib import Path
 from typing import Any, Literal
 
+import sentencepiece
+
 from vlm_jax.errors import InputError
 from vlm_jax.models.convert import files
 
@@ -27,6 +29,8 @@ class Vocabulary:
 def read(folder: Path, family: str) -> Vocabulary | None:
     """The vocabulary of a directory with a tokenizer; None where there is none that we read.
 
+    Gemma's, which SigLIP 2 has, defines a begin token that SigLIP 2 does not use; it is not read.
+
     Args:
       family: "clip" or "siglip", which decides how texts are padded and cleaned where tokenizer_config.json leaves it open.
 
@@ -39,6 +43,13 @@ def read(folder: Path, family: str) -> Vocabulary | None:
         return Vocabulary(".txt", merges, _pad(config, "eos" if (folder / "config.json").is_file() else "zero"), "keep", "keep")
     for name in ("spiece.model", "tokenizer.model", "sentencepiece.model"):
         if (folder / name).is_file():
+            model = sentencepiece.SentencePieceProcessor()
+            try:
+                model.load_from_serialized_proto((folder / name).read_bytes())
+            except RuntimeError as error:
+                raise InputError(f"tokenizer {folder / name}: not a SentencePiece model ({error})") from None
+            if model.bos_id() >= 0:
+                return None  # ours would begin with it, SigLIP's texts do not
             lower = config.get("do_lower_case", family == "siglip")
             plain = "Siglip" in str(config.get("tokenizer_class", "Siglip" if family == "siglip" else ""))
             content = (folder / name).read_bytes()
@@ -67,24 +78,12 @@ def write_merges(folder: Path, source: Path, *, size: int, pad: int, length: int
     files.write_json(folder / "tokenizer_config.json", config | {"model_max_length": length})
 
 
-def write_sentencepiece(folder: Path, source: Path, *, pad: str, length: int, case: str, punctuation: str) -> None:
-    """Writes transformers' tokenizer of SigLIP around a SentencePiece model.
-
-    Args:
-      pad: the piece that fills a text.
-      case: "lower" or "keep".
-      punctuation: "strip" or "keep".
-
-    Raises:
-      InputError: this tokenizer always lower-cases and strips.
-    """
-    if case != "lower" or punctuation != "strip":
-        raise InputError(
-            f"tokenizer.case {case!r}, punctuation {punctuation!r}: the tokenizer that transformers has for a SentencePiece model of two "
-            "towers lower-cases and strips punctuation"
-        )
+def write_sentencepiece(folder: Path, source: Path, *, pad: Literal["pad", "eos", "zero"], length: int) -> None:
+    """Writes transformers' tokenizer of SigLIP around a SentencePiece model: it lower-cases, strips punctuation, begins with no token."""
+    model = sentencepiece.SentencePieceProcessor(model_file=str(source))
+    piece = model.id_to_piece({"pad": model.pad_id(), "eos": model.eos_id(), "zero": 0}[pad])
     (folder / "spiece.model").write_bytes(source.read_bytes())
-    config = {"tokenizer_class": "SiglipTokenizer", "do_lower_case": True, "pad_token": pad}
+    config = {"tokenizer_class": "SiglipTokenizer", "do_lower_case": True, "pad_token": piece}
     files.write_json(folder / "tokenizer_config.json", config | {"model_max_length": length})
 
 
