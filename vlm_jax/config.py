@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import traceback
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -103,21 +104,44 @@ def load_recipe(path: str) -> tuple[Config, str]:
     Raises:
       InputError: no such file, or it has no `config()` that returns a Config.
     """
-    file = Path(path)
-    if file.suffix != ".py" or not file.is_file():
-        raise InputError(f"recipe {path}: no such Python file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader, "a .py file has both"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)  # where help texts look for the source of the recipe's own classes
-    spec.loader.exec_module(module)
+    module = _module(path, "recipe")
     if not hasattr(module, "config"):
         raise InputError(f"recipe {path}: it defines no function config()")
     made = module.config()
     if not isinstance(made, Config):
         raise InputError(f"recipe {path}: config() returned {type(made).__name__}, not vlm_jax.config.Config")
-    named = made if made.workdir else dataclasses.replace(made, workdir=f"runs/{file.stem}")
+    named = made if made.workdir else dataclasses.replace(made, workdir=f"runs/{Path(path).stem}")
     return named, module.__doc__ or ""
+
+
+def load_suite(path: str) -> dict[str, Any]:
+    """Runs `evaluators()` of a Python file, which returns evaluators by name.
+
+    Raises:
+      InputError: no such file, or it has no such function.
+    """
+    module = _module(path, "suite")
+    if not hasattr(module, "evaluators"):
+        raise InputError(f"suite {path}: it defines no function evaluators()")
+    made = module.evaluators()
+    if not isinstance(made, Mapping) or not made:
+        raise InputError(f"suite {path}: evaluators() returned {type(made).__name__}, not a dict with at least one evaluator by name")
+    wrong = [name for name, e in made.items() if not (dataclasses.is_dataclass(e) and callable(e) and hasattr(e, "task"))]
+    if wrong:
+        raise InputError(f"suite {path}: {wrong[0]!r} is {type(made[wrong[0]]).__name__}, not an evaluator such as retrieval.Retrieval")
+    return dict(made)
+
+
+def _module(path: str, field: str) -> types.ModuleType:
+    file = Path(path)
+    if file.suffix != ".py" or not file.is_file():
+        raise InputError(f"{field} {path}: no such Python file")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec and spec.loader, "a .py file has both"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)  # where help texts look for the source of the file's own classes
+    spec.loader.exec_module(module)
+    return module
 
 
 def parse(default: Any, arguments: Sequence[str], *, prog: str, description: str) -> Any:

@@ -1,11 +1,16 @@
 """The results of evaluations as a file that others' scripts can read: records in the shape of CLIP_benchmark's."""
 
+import csv
+import io
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
+
+COLUMNS = ("dataset", "model", "pretrained", "task", "metric", "value", "low", "high", "chance", "blind", "step", "weights", "language")
+"""Of a CSV with one line for each metric."""
 
 
 def record(
@@ -19,6 +24,9 @@ def record(
     weights: Literal["raw", "ema"],
     language: str = "en",
     chance: Mapping[str, float] | None = None,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    blind: Mapping[str, float] | None = None,
+    made_of: str = "",
 ) -> dict[str, Any]:
     """One evaluation.
 
@@ -32,6 +40,9 @@ def record(
       weights: the trained weights or their moving average.
       language: of the captions and class names.
       chance: as in `Result.chance`.
+      intervals: as in `Result.intervals`; written as [low, high].
+      blind: as in `Result.blind`.
+      made_of: a hash of all that the numbers follow from; equal ones need not be computed again.
     """
     return {
         "dataset": dataset,
@@ -43,12 +54,38 @@ def record(
         "step": step,
         "weights": weights,
         "chance": _finite(chance or {}),
+        "intervals": {name: list(_finite(dict(zip("lh", span, strict=True))).values()) for name, span in (intervals or {}).items()},
+        "blind": _finite(blind or {}),
+        "made_of": made_of,
     }
 
 
 def write_evaluation_json(path: str | os.PathLike, records: Sequence[Mapping[str, Any]]) -> None:
     """Writes the list of records; a reader sees the old file or the new one, never a part."""
     write_text(path, json.dumps(list(records), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_evaluation_json(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The records of a file; none where there is no such file, or another one."""
+    try:
+        found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return [record for record in found if {"dataset", "metrics", "task"} <= record.keys()]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return []
+
+
+def write_csv(path: str | os.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one line for each metric of each record; a reader sees the old file or the new one."""
+    text = io.StringIO()
+    lines = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    lines.writeheader()
+    for record in records:
+        for metric, value in record["metrics"].items():
+            low, high = record.get("intervals", {}).get(metric, ("", ""))
+            beside = {kind: record.get(kind, {}).get(metric, "") for kind in ("chance", "blind")}
+            row: dict[Any, Any] = {**record, **beside, "metric": metric, "value": value, "low": low, "high": high}
+            lines.writerow(row)
+    write_text(path, text.getvalue())
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -1,6 +1,9 @@
 """The evaluators of a run: one model, compiled once, evaluated again and again, and what is written of it."""
 
 import dataclasses
+import hashlib
+import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vlm_jax.evaluation import base, records, report
+import vlm_jax
+from vlm_jax.data import places, sources
+from vlm_jax.errors import InputError
+from vlm_jax.evaluation import base, embeddings, records, report
+from vlm_jax.evaluation import classes as classes_lib
 from vlm_jax.training import goodput
 from vlm_jax.training import state as states
+
+DATA = ("data", "train", "validation", "shifted")
+"""Fields of evaluators that name data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Suite:
         attempts: Sequence[goodput.Attempt] = (),
         names: Sequence[str] | None = None,
         pretrained: str = "",
+        pieces: embeddings.Pieces | None = None,
     ) -> dict[str, float]:
         """Evaluates and writes; returns all metrics as `<evaluator>/<metric>`.
 
@@ -55,10 +66,11 @@ class Suite:
           attempts: starts of the run, for where its time went.
           names: which evaluators; None for all.
           pretrained: for the records; by default the workdir.
+          pieces: where embeddings are kept while this runs; None: nowhere.
         """
         chosen = {name: self.evaluators[name] for name in (self.evaluators if names is None else names)}
         variables = states.cast(states.variables(state, self.weights), self.dtype)
-        subject = base.Subject(self.compiled, variables, self.transform, self.tokenizer, self.batch_size)
+        subject = base.Subject(self.compiled, variables, self.transform, self.tokenizer, self.batch_size, pieces)
         results = {name: evaluator(subject) for name, evaluator in chosen.items()}
         metrics = {f"{name}/{key}": value for name, result in results.items() for key, value in result.metrics.items()}
         if jax.process_index() == 0:
@@ -73,6 +85,9 @@ class Suite:
                     step=step,
                     weights=used,
                     chance=result.chance,
+                    intervals=result.intervals,
+                    blind=result.blind,
+                    made_of=made_of(self.config, chosen[name], step, used),
                 )
                 for name, result in results.items()
             ]
@@ -89,13 +104,49 @@ class Suite:
         return metrics
 
 
+def check(evaluators: Mapping[str, Any]) -> None:
+    """Opens the data and the class files that evaluators name, before a model is loaded for them.
+
+    Raises:
+      InputError: one is missing or malformed; names the evaluator.
+    """
+    for name, evaluator in evaluators.items():
+        try:
+            opened = {field: sources.open_source(data, field) for field, data in data_of(evaluator)}
+            if getattr(evaluator, "classes", "") and "data" in opened:
+                classes_lib.read(evaluator.classes, opened["data"])
+        except InputError as error:
+            raise InputError(f"evaluators.{name}.{error}") from error
+
+
+def data_of(evaluator: Any) -> list[tuple[str, str]]:
+    """The data that an evaluator names, with the field that names it."""
+    fields = ((field, getattr(evaluator, field, "")) for field in DATA)
+    return [(field, text) for field, value in fields for text in (value.values() if isinstance(value, Mapping) else [value]) if text]
+
+
+def made_of(config: Mapping[str, Any], evaluator: Any, step: int, weights: str) -> str:
+    """A hash of all that the numbers of an evaluator follow from.
+
+    Args:
+      config: the resolved configuration of the run as JSON.
+      evaluator: with its data filled in.
+      weights: `raw` or `ema`.
+    """
+    run = {name: config.get(name) for name in ("system", "data", "seed", "steps", "precision", "optimizer", "init_from")}
+    opened = [sources.open_source(data, field) for field, data in data_of(evaluator)]
+    named = [[source.fingerprint, embeddings.of_records(source)] for source in opened]
+    lists = [places.locate(part, "classes") for part in getattr(evaluator, "classes", "").split("::") if part]
+    files = embeddings.of_files([path for path in lists if os.path.isfile(path)])
+    told = [vlm_jax.__version__, run, repr(evaluator), named, files, step, weights]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
 def environment(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """Versions and devices."""
     import flax
     import numpy
     import optax
-
-    import vlm_jax
 
     return {
         "vlm_jax": vlm_jax.__version__,
@@ -129,7 +180,7 @@ def of(
         data of their own evaluate.
     """
     return Suite(
-        {key: e if e.data else dataclasses.replace(e, data=stream.val) for key, e in evaluators.items()},
+        filled(evaluators, stream),
         base.Compiled(model.graphdef, mesh),
         stream.image.evaluation(),
         stream.tokenizer.load(),
@@ -139,3 +190,8 @@ def of(
         name,
         config,
     )
+
+
+def filled(evaluators: Mapping[str, Any], stream: Any) -> dict[str, Any]:
+    """The evaluators, those without data of their own with the stream's validation data."""
+    return {name: e if e.data else dataclasses.replace(e, data=stream.val) for name, e in evaluators.items()}
