@@ -44,6 +44,9 @@ class Model(nnx.Module):
     def embed_image(self, image):
         return self._unit(jnp.pad(image.mean((1, 2)) / 250, ((0, 0), (0, 1)), constant_values=0.3))
 
+    def image_features(self, image):
+        return jnp.concatenate([image.mean((1, 2)) / 25, image.std((1, 2))], 1)
+
     def embed_text(self, tokens):
         return self._unit(self.project_text(tokens))
 
