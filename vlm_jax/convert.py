@@ -183,6 +183,12 @@ def layout_of(config: configs.Config) -> layout.Layout:
 # ------------------------------------------------------------------------------------------------ out
 
 
+def check_target(target: Path) -> None:
+    """Raises InputError where something is at the target already."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"target {target}: exists and is not empty; choose another")
+
+
 def save(source: Source, target: Path) -> None:
     """Writes a checkpoint of ours, at the step of the source and without an optimizer's state: to evaluate, export or start from.
 
@@ -307,8 +313,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--weights", choices=("auto", "ema", "raw"), default="auto", help="of a run of ours (default: the run's)")
     options = parser.parse_args(list(arguments))
     target = Path(options.target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"target {target}: exists and is not empty; choose another")
+    check_target(target)
     source = load(
         options.source, allow=options.allow, image_size=options.image_size, tokenizer=options.tokenizer, weights=options.weights
     )
