@@ -6,7 +6,7 @@ import sklearn.metrics
 
 from vlm_jax.data import records, sources
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import base, multi_label
+from vlm_jax.evaluation import base, metrics, multi_label
 from vlm_jax.evaluation import classes as classes_lib
 
 from .conftest import NAMES, example
@@ -53,7 +53,11 @@ def test_every_number_has_its_chance_and_its_interval(result):
         assert result.chance[name] < result.metrics[name]
     own = [len(labels(i)) for i in range(COUNT)]
     assert result.chance["any_correct_acc1"] == pytest.approx(sum(own) / 7 / sum(map(bool, own)))
-    assert result.chance["mean_average_precision"] > np.mean(own) / 7, "a random order does better than the share"
+    sizes = result.tables["average_precision"].values[:, -1].astype(int)
+    of_all = [metrics.chance_of_average_precision(int(size), COUNT) for size in sizes]
+    of_eleven = [metrics.chance_of_eleven_points(int(size), COUNT) for size in sizes]
+    assert result.chance["mean_average_precision"] == pytest.approx(np.mean(of_all))
+    assert result.chance["mean_average_precision_11"] == pytest.approx(np.mean(of_eleven))
 
 
 def test_examples_mark_all_classes_of_an_image(result):
