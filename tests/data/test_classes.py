@@ -68,6 +68,12 @@ def test_names_alone_keep_the_templates_that_the_data_bring(tmp_path):
     assert classes.read(write(tmp_path, "tench\ngoldfish\n", "n.txt"), own).prompts() == [["a photo of tench"], ["a photo of goldfish"]]
 
 
+def test_the_names_of_the_data_in_another_order_are_refused(tmp_path):
+    own = classes.Classes((("cat",), ("dog",)))
+    with pytest.raises(InputError, match="in another order than their labels; 'cat' is 0 there"):
+        classes.read(write(tmp_path, "dog\ncat\n", "n.txt"), own)
+
+
 def test_a_folder_of_clip_benchmark_is_read_by_line(tmp_path):
     write(tmp_path, "big cat\n\n  dog  \n\n", classes.NAMES)
     write(tmp_path, "a photo of a {c}.\nthe {c}\n", classes.TEMPLATES)

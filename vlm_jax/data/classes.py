@@ -97,6 +97,9 @@ def read(path: str, default: Classes | None = None, field: str = "classes") -> C
     if "names" not in found and default is None:
         raise InputError(f"{field} {path!r}: only templates, and the data bring no names; add a file of names, 'names.txt::{path}'")
     names = _groups(found["names"], path, field) if "names" in found or default is None else default.names
+    if default is not None and names != default.names and sorted(names) == sorted(default.names):
+        first = default.titles[0]
+        raise InputError(f"{field} {path!r}: has the names of the data in another order than their labels; {first!r} is 0 there")
     sentences = _sentences(found["prompts"], names, path, field) if "prompts" in found else ()
     if not sentences and "templates" not in found and default is not None:
         return dataclasses.replace(default, names=names, sentences=() if "names" in found else default.sentences)

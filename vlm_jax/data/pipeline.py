@@ -76,9 +76,10 @@ class Pairs:
     stream: ClassVar[str] = "pairs"
 
     train: str
-    """Training shards, .tar or .array_record: braces {00000..00041}, lists {a,b}, globs, several joined by ::."""
+    """Training data: shards (.tar, .array_record, .npz) by braces {00000..00041}, lists {a,b}, globs, several joined by ::; a folder of
+    images; tfds:NAME/SPLIT. See docs/data.md."""
     val: str
-    """Validation shards, in the same form."""
+    """Validation data, in the same form."""
     tokenizer: text.Tokenizer
     image: images.Transform
     caption: Literal["random", "first"] = "random"
