@@ -1,9 +1,12 @@
 """Retrieval with a tiny model: numbers, captions that are alike, examples, and what is refused."""
 
+import dataclasses
+import zlib
+
 import numpy as np
 import pytest
 
-from vlm_jax.data import records
+from vlm_jax.data import records, sources
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base, retrieval
 
@@ -168,3 +171,38 @@ def test_a_source_without_records_is_refused(make_subject, monkeypatch):
     monkeypatch.setattr("vlm_jax.data.sources.open_source", lambda data: [])
     with pytest.raises(InputError, match="data empty: holds no records"):
         retrieval.Retrieval("empty")(make_subject())
+
+
+class EveryWord:
+    """Any word to one of the tiny model's ids."""
+
+    length = 24
+
+    def __call__(self, texts):
+        rows = np.zeros((len(texts), self.length), np.int32)
+        for row, text in zip(rows, texts, strict=True):
+            ids = [zlib.crc32(word.encode()) % 11 + 1 for word in text.split()[: self.length]]
+            row[: len(ids)] = ids
+        return rows
+
+
+def test_photographs_with_five_captions_each_have_the_numbers_of_their_definition(make_subject, shared_data):
+    data, count = str(shared_data / "flickr8k" / "flickr8k-val-00000.tar"), 30
+    subject, source = dataclasses.replace(make_subject(), tokenizer=EveryWord()), sources.open_source(data)
+    found = retrieval.Retrieval(data, captions="first_five", limit=count)(subject)
+    captions = [source[i]["captions"][:5] for i in range(count)]
+    assert {len(own) for own in captions} == {5}
+    texts = list(dict.fromkeys(text for own in captions for text in own))
+    embedded = dict(zip(texts, subject.embed_texts(texts), strict=True))
+    scores = subject.embed_records(source, count) @ np.stack([embedded[text] for own in captions for text in own]).T
+    owner = np.repeat(np.arange(count), 5)
+    hits, shares, places = [], [], []
+    for i in range(count):
+        ranks = np.array([(scores[i] > scores[i, s] + 1e-6).sum() for s in np.flatnonzero(owner == i)])
+        hits.append(ranks.min() < 10)
+        shares.append((ranks < 10).mean())
+        places.append(ranks.min() + 1)
+    assert found.metrics["text_retrieval_recall@10"] == pytest.approx(np.mean(hits), abs=1e-6)
+    assert found.metrics["text_retrieval_true_recall@10"] == pytest.approx(np.mean(shares), abs=1e-6)
+    assert found.metrics["text_retrieval_mean_rank"] == pytest.approx(np.mean(places), abs=1e-6)
+    assert found.chance["text_retrieval_true_recall@10"] == pytest.approx(10 / 150)
