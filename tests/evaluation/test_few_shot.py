@@ -85,7 +85,7 @@ def test_the_note_tells_what_was_done(result):
 
 def test_a_class_with_too_few_images_is_refused_before_anything_is_embedded(make_subject, probe):
     subject = make_subject()
-    with pytest.raises(InputError, match="shots 8: class 'red' has 10 images in train .* 12 are needed, 4 of them"):
+    with pytest.raises(InputError, match=r"shots 8: class 'red' has 10 images in train .* 12 are needed, 4 of them"):
         dataclasses.replace(probe, shots=(1, 8))(subject)
     assert subject.compiled.compilations == 0
 
