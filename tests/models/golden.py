@@ -47,11 +47,11 @@ class Golden:
 
 
 def towers(found: pretrained.Pretrained):
-    """The image tower, the text tower (or None) and the scalars of an imported model."""
+    """The image tower, the text tower (or None) and what else an imported model has."""
     nested = tree.unflatten({path: jnp.asarray(x) for path, x in found.params.items()})
     image = reference.build(found.layout.image, nested.pop("image"))
     words = reference.build(found.layout.text, nested.pop("text")) if found.layout.text else None
-    return image, words, {name: jax.device_get(x) for name, x in nested.items()}
+    return image, words, jax.device_get(nested)
 
 
 def check(found: pretrained.Pretrained, weights):

@@ -99,6 +99,7 @@ def test_weights_without_a_configuration_are_refused(clip, tmp_path):
     [
         ({"size": 32, "crop_size": 16, "do_center_crop": True}, "images of 16 pixels, and image_size 32"),
         ({"size": {"shortest_edge": 32}}, "not square"),
+        ({"size": 40}, "images of 40 pixels"),
         ({"size": {"longest_edge": 32}}, "is not supported"),
         ({"size": 32, "crop_size": 32, "do_center_crop": True, "resample": 0}, "resample 0"),
         ({"size": 32, "do_normalize": False}, "do_normalize False"),

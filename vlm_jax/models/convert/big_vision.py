@@ -144,7 +144,9 @@ def read(weights: Mapping[str, np.ndarray], image_size: int | None = None) -> la
     )
     table = below(image_table(image, _OLD_POSITIONS if old else "pos_embedding"), "img/" if two else "", "image/")
     if not two:
-        return layout.Layout(family="image", image=image, preprocessing=seen, table=table, notes=tuple(notes))
+        heads = {"head": part["head/bias"].size} if "head/bias" in part else {}
+        table += [("head", "heads/head", FLAX_LINEAR)] if heads else []
+        return layout.Layout(family="image", image=image, preprocessing=seen, table=table, heads=heads, notes=tuple(notes))
     words = {name.removeprefix("txt/"): x for name, x in weights.items() if name.startswith("txt/")}
     if "Embed_0/embedding" not in words or "pos_embedding" not in words or "head/bias" not in words:
         raise InputError("weights: txt/ is not SigLIP's text tower, which has Embed_0, pos_embedding and head")

@@ -1,4 +1,4 @@
-"""Directories of Hugging Face transformers: CLIPModel, SiglipModel, Siglip2Model at its own grid, ViTModel.
+"""Directories of Hugging Face transformers: CLIPModel, SiglipModel, Siglip2Model at its own grid, ViTModel, DeiTModel, with classifiers.
 
 `read` takes config.json and preprocessor_config.json, `write` makes them; both use the same tables. Names on disk are those of
 transformers 4, which version 5 still writes; the names that version 5 has in memory are read too.
@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vlm_jax.errors import InputError
 from vlm_jax.models import text, vit
@@ -25,6 +27,7 @@ from vlm_jax.models.convert.mapping import (
     TABLE,
     TOKEN,
     UNBATCHED,
+    WITHOUT_SECOND,
     Table,
     below,
 )
@@ -39,6 +42,8 @@ ACTIVATIONS = {
 }
 _IGNORE = r".*embeddings\.position_ids"
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
+_HEADS = ("classifier", "cls_classifier", "distillation_classifier")
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "clip text": {
@@ -131,24 +136,46 @@ _VIT_BLOCK_IN_MEMORY: Table = (
 )
 
 
-def vit_table(*, blocks: str, pooler: str) -> Table:
-    """ViTModel. `blocks`: the names of transformers "4", or those "5" has in memory; `pooler`: "tanh" or "none"."""
+def vit_table(*, blocks: str, pooler: str, tokens: int = 1, heads: Iterable[str] = (), prefix: str = "") -> Table:
+    """ViTModel and DeiTModel, with what stands on top.
+
+    Args:
+      blocks: the names of transformers "4", or those "5" has in memory.
+      pooler: "tanh" or "none".
+      tokens: 1, or 2 with DeiT's distillation token, which is a register of ours.
+      heads: names of linear classifiers; the prefix does not stand before them.
+    """
     layers = (_VIT_BLOCK, "encoder.layer.{}.") if blocks == "4" else (_VIT_BLOCK_IN_MEMORY, "layers.{}.")
-    return (
+    trunk: Table = (
         ("embeddings.cls_token", "image/class_token", UNBATCHED),
-        ("embeddings.position_embeddings", "image/positions", UNBATCHED),
+        *([("embeddings.distillation_token", "image/registers", UNBATCHED)] if tokens == 2 else []),
+        ("embeddings.position_embeddings", "image/positions", UNBATCHED if tokens == 1 else WITHOUT_SECOND),
         ("embeddings.patch_embeddings.projection", "image/patch_embed", PATCHES),
         *below(layers[0], layers[1], "image/blocks/"),
         ("layernorm", "image/norm", NORM),
         *([("pooler.dense", "image/representation", LINEAR)] if pooler == "tanh" else []),
     )
+    return (*below(trunk, prefix, ""), *((name, f"heads/{name}", LINEAR) for name in heads))
 
 
-def read(folder: Path, names: Iterable[str]) -> layout.Layout:
+def fold(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """DeiT's weights with the position of the distillation token added to the token: the same model, with registers as ours have them."""
+    folded = dict(weights)
+    for token in [name for name in weights if name.endswith("embeddings.distillation_token")]:
+        positions = token.replace("distillation_token", "position_embeddings")
+        if positions in weights and weights[positions].ndim == 3 and weights[positions].shape[1] > 2:
+            moved = np.array(weights[positions])
+            folded[token] = weights[token] + moved[:, 1:2]
+            moved[:, 1] = 0
+            folded[positions] = moved
+    return folded
+
+
+def read(folder: Path, names: Mapping[str, Any]) -> layout.Layout:
     """The layout that config.json of a directory describes.
 
     Args:
-      names: of the arrays of its weights; decides only between spellings of the same model.
+      names: the arrays of its weights, or anything with their shapes; decides between spellings, and which parts there are.
 
     Raises:
       InputError: no or another kind of configuration.
@@ -158,20 +185,20 @@ def read(folder: Path, names: Iterable[str]) -> layout.Layout:
     return parse(config, files.read_json(file, "preprocessing") if file.is_file() else None, names)
 
 
-def parse(config: Any, preprocessor: Any, names: Iterable[str]) -> layout.Layout:
+def parse(config: Any, preprocessor: Any, names: Mapping[str, Any]) -> layout.Layout:
     """As `read`, of the content of the files; `preprocessor` may be None.
 
     Raises:
       InputError: as `read`.
     """
-    readers = {"clip": _read_clip, "siglip": _read_siglip, "siglip2": _read_siglip, "vit": _read_vit}
+    readers = {"clip": _read_clip, "siglip": _read_siglip, "siglip2": _read_siglip, "vit": _read_vit, "deit": _read_vit}
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in readers:
         raise InputError(f"config.json: model_type {kind!r} is not supported; {', '.join(readers)} are")
-    return readers[kind](config, preprocessor, set(names))
+    return readers[kind](config, preprocessor, names)
 
 
-def _read_clip(config: dict, preprocessor: Any, names: set[str]) -> layout.Layout:
+def _read_clip(config: dict, preprocessor: Any, names: Mapping[str, Any]) -> layout.Layout:
     theirs = layout.Fields(config, "config.json", {"projection_dim": 512, "text_config": {}, "vision_config": {}})
     vision = layout.Fields(theirs["vision_config"], "vision_config", _DEFAULTS["clip vision"])
     words = layout.Fields(theirs["text_config"], "text_config", _DEFAULTS["clip text"])
@@ -202,7 +229,7 @@ def _read_clip(config: dict, preprocessor: Any, names: set[str]) -> layout.Layou
     )
 
 
-def _read_siglip(config: dict, preprocessor: Any, names: set[str]) -> layout.Layout:
+def _read_siglip(config: dict, preprocessor: Any, names: Mapping[str, Any]) -> layout.Layout:
     theirs = layout.Fields(config, "config.json", {"text_config": {}, "vision_config": {}})
     vision = layout.Fields(theirs["vision_config"], "vision_config", _DEFAULTS["siglip vision"])
     vision.require(vision_use_head=True)
@@ -228,26 +255,36 @@ def _read_siglip(config: dict, preprocessor: Any, names: set[str]) -> layout.Lay
     )
 
 
-def _read_vit(config: dict, preprocessor: Any, names: set[str]) -> layout.Layout:
+def _read_vit(config: dict, preprocessor: Any, names: Mapping[str, Any]) -> layout.Layout:
     theirs = layout.Fields(config, "config.json", _DEFAULTS["vit"])
     theirs.require(qkv_bias=True)
+    kind = config["model_type"]
     notes: list[str] = []
     fields = _vision(theirs)
-    pooler = "tanh" if any(name.endswith("pooler.dense.weight") for name in names) else "none"
-    if pooler == "tanh":
+    prefix = f"{kind}." if any(name.startswith(f"{kind}.") for name in names) else ""
+    pooler, dim = "none", 0
+    if f"{prefix}pooler.dense.weight" in names:
         theirs.require(pooler_act="tanh")
-        dim = int(theirs.get("pooler_output_size") or fields["width"])
+        pooler, dim = "tanh", int(theirs.get("pooler_output_size") or fields["width"])
         notes.append("the tanh layer of the pooler is kept; classifiers that were fine-tuned do not use it")
-    table = vit_table(blocks="5" if any(name.startswith(("layers.", "vit.layers.")) for name in names) else "4", pooler=pooler)
-    if any(name.startswith("vit.") for name in names):
-        table = below(table, "vit.", "")
+    if kind == "deit":
+        notes.append("the distillation token is a register, with its position added to it")
+    found = [name for name in _HEADS if f"{name}.weight" in names]
+    imagenet = _IMAGENET if kind == "deit" else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     return layout.Layout(
         family="image",
         image=vit.Config(
-            **fields, pool="cls", class_token="positioned", representation_dim=dim if pooler == "tanh" else 0
+            **fields, pool="cls", class_token="positioned", registers=1 if kind == "deit" else 0, representation_dim=dim
         ),
-        preprocessing=_preprocessing(preprocessor, fields["image_size"], (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), notes, "squash"),
-        table=table,
+        preprocessing=_preprocessing(preprocessor, fields["image_size"], *imagenet, notes),
+        table=vit_table(
+            blocks="5" if any(name.startswith(f"{prefix}layers.") for name in names) else "4",
+            pooler=pooler,
+            tokens=2 if kind == "deit" else 1,
+            heads=found,
+            prefix=prefix,
+        ),
+        heads={name: names[f"{name}.weight"].shape[0] for name in found},
         notes=tuple(notes),
     )
 
@@ -291,19 +328,17 @@ def _preprocessing(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     notes: list[str],
-    resize: Any = "shortest",
 ) -> layout.Preprocessing:
     """What preprocessor_config.json says; without one what the model was published with."""
     if theirs is None:
         notes.append(f"no preprocessor_config.json: mean {mean}, std {std} and a bicubic resize are assumed")
-        return layout.Preprocessing(size=size, mean=mean, std=std, resize="squash" if mean == (0.5, 0.5, 0.5) else resize)
+        return layout.Preprocessing(size=size, mean=mean, std=std, resize="squash" if mean == (0.5, 0.5, 0.5) else "shortest")
     fields = layout.Fields(theirs, "preprocessor_config.json", {"image_mean": mean, "image_std": std, "resample": 3})
     fields.require(do_resize=True, do_rescale=True, do_normalize=True)
     if fields["resample"] not in _RESAMPLE:
         raise InputError(f"preprocessor_config.json: resample {fields['resample']} is not supported; 2 (bilinear) and 3 (bicubic) are")
-    given = fields.get("size", size)
-    side, resize = _side(given)
-    crop = _side(fields.get("crop_size", side))[0] if fields.get("do_center_crop", False) else side
+    side, resize = _side(fields.get("size", size), "shortest" if fields.get("do_center_crop", False) else "squash")
+    crop = _side(fields.get("crop_size", side), "squash")[0] if fields.get("do_center_crop", False) else side
     if crop != size:
         raise InputError(f"preprocessor_config.json: images of {crop} pixels, and image_size {size} in config.json: make them the same")
     if resize == "shortest" and not fields.get("do_center_crop", False):
@@ -318,10 +353,10 @@ def _preprocessing(
     )
 
 
-def _side(value: Any) -> tuple[int, Any]:
-    """The side, and which sides get it: transformers writes a number, a shortest edge, or height and width."""
+def _side(value: Any, number: Any) -> tuple[int, Any]:
+    """The side, and which sides get it: transformers writes a shortest edge, height and width, or once wrote a number."""
     if isinstance(value, int):
-        return value, "shortest"
+        return value, number
     if isinstance(value, dict) and "shortest_edge" in value:
         return int(value["shortest_edge"]), "shortest"
     if isinstance(value, dict) and "height" in value and value["height"] == value.get("width"):
@@ -338,7 +373,7 @@ def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
     makers = {"clip": _clip_json, "siglip": _siglip_json, "image": _vit_json}
     config = makers[model.family](model)
     contents = {"config.json": config, "preprocessor_config.json": _preprocessor_json(model)}
-    names = {"pooler.dense.weight"} if model.image.representation_dim else set()
+    names = {"pooler.dense.weight": None} if model.image.representation_dim else {}
     made = parse(config, contents["preprocessor_config.json"], names)
     layout.refuse_differences(model, made, config["architectures"][0])
     return made, contents

@@ -44,6 +44,8 @@ class Layout:
     """Their names and ours; ours begin with `image/`, `text/`, or are `log_scale` and `bias`."""
     ignore: str = r"(?!)"
     """Their names that are no parameters."""
+    heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Classes of the linear heads that the weights have on top of the image tower, by name; arrays `heads/<name>/kernel` and `bias`."""
     notes: tuple[str, ...] = ()
     """What was decided where the files leave a choice."""
 
@@ -53,6 +55,10 @@ class Layout:
         if self.text is not None:
             shapes |= {f"text/{path}": x for path, x in _parameters(self.text).items()}
             shapes["log_scale"] = jax.ShapeDtypeStruct((), np.float32)
+        width = self.image.representation_dim or self.image.width
+        for name, classes in self.heads.items():
+            shapes[f"heads/{name}/kernel"] = jax.ShapeDtypeStruct((width, classes), np.float32)
+            shapes[f"heads/{name}/bias"] = jax.ShapeDtypeStruct((classes,), np.float32)
         if self.family == "siglip":
             shapes["bias"] = jax.ShapeDtypeStruct((), np.float32)
         return shapes

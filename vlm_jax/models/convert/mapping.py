@@ -61,6 +61,10 @@ TOKEN: Kind = (Leaf("", ("",), lambda x: (x[None],), lambda x: x[0]),)
 """A vector that is one row of ours."""
 UNBATCHED: Kind = (Leaf("", ("",), lambda x: (x[0],), lambda x: x[None]),)
 """Theirs with a leading axis of one."""
+WITHOUT_SECOND: Kind = (
+    Leaf("", ("",), lambda x: (np.delete(x[0], 1, axis=0),), lambda x: np.insert(x, 1, 0, axis=0)[None]),
+)
+"""Positions [1, n, d] without those of the second token, which must be zero."""
 NUMBER: Kind = (Leaf("", ("",), lambda x: (x.reshape(()),), lambda x: x.reshape(1)),)
 """Theirs of shape [1]."""
 FUSED: Kind = (

@@ -16,7 +16,7 @@ class Pretrained:
 
     layout: layout.Layout
     params: dict[str, np.ndarray]
-    """By our paths: `image/...`, `text/...`, `log_scale`, `bias`. Numpy arrays, in the dtypes of our parameters."""
+    """By our paths: `image/...`, `text/...`, `log_scale`, `bias`, `heads/...`. Numpy arrays, in the dtypes of our parameters."""
     source: str
     """The file that was read."""
     dtypes: tuple[str, ...]
@@ -49,6 +49,7 @@ def load(path: str | Path, *, allow: Sequence[str] = (), image_size: int | None 
         elif (file.parent / open_clip.NAME).is_file():
             found = open_clip.read(file.parent, weights)
         elif (file.parent / "config.json").is_file():
+            weights = hugging_face.fold(weights)
             found = hugging_face.read(file.parent, weights)
         else:
             raise InputError(
