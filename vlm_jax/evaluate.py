@@ -1,4 +1,7 @@
-"""Evaluates a checkpoint, `python -m vlm_jax.evaluate --checkpoint runs/demo`, or several, `--compare runs/a runs/b`."""
+"""Evaluates a checkpoint, `python -m vlm_jax.evaluate --checkpoint runs/demo`, or several, `--compare runs/a runs/b`.
+
+With `--checkpoint runs/demo --serve` it opens a local page on which one searches an evaluated set by words or by an image.
+"""
 
 import argparse
 import dataclasses
@@ -9,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import nnx
 
 from vlm_jax import config as configs
 from vlm_jax.config import Config
 from vlm_jax.errors import DONE, InputError
-from vlm_jax.evaluation import embeddings, records, terminal
+from vlm_jax.evaluation import base, embeddings, index, records, server, terminal
 from vlm_jax.evaluation import suite as suites
 from vlm_jax.training import checkpoint, goodput, manifest, sharding
 from vlm_jax.training import log as logs
@@ -29,10 +33,13 @@ def main(arguments: Sequence[str]) -> int:
     options, overrides = _parser().parse_known_args(list(arguments))
     if options.embeddings_gb < 0:
         raise InputError(f"embeddings-gb {options.embeddings_gb}: must not be negative")
+    _check_serving(options)
     jobs = [Job.of(path, options, overrides) for path in options.compare or [options.checkpoint]]
     if options.compare:
         return _compare(jobs, options)
     (job,) = jobs
+    if options.serve:
+        return _serve(job, options)
     out = _folder(options.out or job.workdir)
     _evaluate(job, out, options)
     if jax.process_index() == 0:
@@ -76,6 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--embeddings-gb", type=float, default=4.0, metavar="GB", help="what that folder may hold; older sets make room (default: 4)"
     )
+    page = parser.add_argument_group(
+        "search page",
+        "A page on which a person types words or drops an image, and sees what of a set comes closest. The set is embedded once and kept "
+        f"in DIR/{CACHE}. Nothing leaves the machine.",
+    )
+    page.add_argument("--serve", action="store_true", help="open the page of a --checkpoint instead of evaluating it")
+    page.add_argument("--data", metavar="SHARDS", help="the set (default: the data of the first evaluator)")
+    page.add_argument("--limit", type=int, metavar="N", help="only the first N records of it")
+    page.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
+    page.add_argument("--port", type=int, help="port to listen on (default: a free one)")
     parser.add_argument(
         "--allow-types", nargs="+", default=(), metavar="MODULE", help="modules outside vlm_jax whose types the configuration may name"
     )
@@ -110,7 +127,7 @@ class Job:
         if unknown:
             has = f"this {'suite' if options.suite else 'run'} has {', '.join(config.evaluators) or 'no evaluators'}"
             raise InputError(f"tasks {', '.join(unknown)}: {has}")
-        if not config.evaluators:
+        if not config.evaluators and not options.serve:
             raise InputError(f"checkpoint {path}: its run has no evaluators; name some with --suite FILE.py")
         found = checkpoint.steps(workdir)
         if not found:
@@ -122,10 +139,11 @@ class Job:
     @property
     def evaluators(self) -> dict[str, Any]:
         """With their data filled in."""
-        return suites.filled(self.config.evaluators, self._stream)
+        return suites.filled(self.config.evaluators, self.stream)
 
     @property
-    def _stream(self) -> Any:
+    def stream(self) -> Any:
+        """The data stream that it was trained on, with the vocabulary of the run."""
         return next(iter(self.config.streams.values())).kept(str(self.workdir))
 
     @property
@@ -153,22 +171,9 @@ class Job:
           keep: as `--keep-embeddings`.
           limit: of the embeddings kept, in bytes.
         """
-        config, mesh, stream = self.config, self.config.mesh.make(), self._stream
-        model = states.Model.of(config.system)
-        suite = suites.of(
-            config.evaluators,
-            model,
-            mesh,
-            stream=stream,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            weights=self.weights,
-            name=self.workdir.absolute().name,
-            config=configs.to_json(config),
-        )
-        weights, step = checkpoint.load_weights(self.workdir, self.at, states.weights_of(model), mesh, on_corrupt=config.on_corrupt)
+        suite, weights, step = self._load()
         pieces = None if keep == "never" else embeddings.Pieces(out / CACHE, self._identity(step), limit)
-        with jax.set_mesh(mesh):
+        with jax.set_mesh(suite.compiled.mesh):
             suite.run(
                 step,
                 weights,
@@ -184,9 +189,40 @@ class Job:
         if pieces and keep == "interrupted":
             pieces.clear()
 
+    def subject(self, out: Path, keep: str, limit: int) -> tuple[base.Subject, int]:
+        """The model with its transform and tokenizer, and the step. Arguments as of `run`.
+
+        Raises:
+          InputError: it does not embed images and texts.
+        """
+        suite, weights, step = self._load()
+        with jax.set_mesh(suite.compiled.mesh):
+            subject = suite.subject(weights, None if keep == "never" else embeddings.Pieces(out / CACHE, self._identity(step), limit))
+        model = nnx.eval_shape(lambda: nnx.merge(suite.compiled.graphdef, subject.variables))
+        if not all(hasattr(model, name) for name in ("embed_image", "embed_text")):
+            raise InputError(f"checkpoint {self.workdir}: {type(self.config.system).__name__} does not embed images and texts")
+        return subject, step
+
+    def _load(self) -> tuple[suites.Suite, states.State, int]:
+        config, mesh = self.config, self.config.mesh.make()
+        model = states.Model.of(config.system)
+        suite = suites.of(
+            config.evaluators,
+            model,
+            mesh,
+            stream=self.stream,
+            batch_size=config.batch_size,
+            precision=config.precision,
+            weights=self.weights,
+            name=self.workdir.absolute().name,
+            config=configs.to_json(config),
+        )
+        weights, step = checkpoint.load_weights(self.workdir, self.at, states.weights_of(model), mesh, on_corrupt=config.on_corrupt)
+        return suite, weights, step
+
     def _identity(self, step: int) -> dict[str, Any]:
         """What tells the embeddings of these weights from those of others."""
-        config, stream = self.config, self._stream
+        config, stream = self.config, self.stream
         return {
             "weights": [_seal(folder) for folder in (self.workdir / "checkpoints" / str(step), self.workdir / "frozen")],
             "kind": self.weights,
@@ -195,6 +231,26 @@ class Job:
             "tokenizer": [configs.to_json(stream.tokenizer), embeddings.of_files([stream.tokenizer.load().config.path])],
             "device": [jax.devices()[0].device_kind, jax.__version__, *config.mesh.make().shape.items()],
         }
+
+
+def _check_serving(options: argparse.Namespace) -> None:
+    given = [name for name in ("data", "limit", "host", "port") if getattr(options, name) is not None]
+    if given and not options.serve:
+        raise InputError(f"{given[0]} {getattr(options, given[0])}: belongs to the search page; add --serve, or leave it out")
+    if options.serve and (options.compare or jax.process_count() > 1):
+        raise InputError("serve: one process serves the page of one --checkpoint")
+
+
+def _serve(job: Job, options: argparse.Namespace) -> int:
+    """Opens the search page and stays there until Ctrl-C."""
+    data = options.data or next((e.data for e in job.evaluators.values()), job.stream.val)
+    base.open_records(data, options.limit or 0)
+    keep = "always" if options.keep_embeddings == "interrupted" else options.keep_embeddings
+    subject, step = job.subject(_folder(options.out or job.workdir), keep, int(options.embeddings_gb * 1e9))
+    searched = index.Index(subject, data, options.limit or 0)
+    facts = {"model": job.label.partition("@")[0], "step": step, "name": Path(data.split("::")[0]).name}
+    server.serve(server.Server(searched, facts, options.host or "127.0.0.1", options.port or 0))
+    return DONE
 
 
 def _evaluate(job: Job, out: Path, options: argparse.Namespace) -> None:

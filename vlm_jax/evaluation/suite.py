@@ -69,8 +69,7 @@ class Suite:
           pieces: where embeddings are kept while this runs; None: nowhere.
         """
         chosen = {name: self.evaluators[name] for name in (self.evaluators if names is None else names)}
-        variables = states.cast(states.variables(state, self.weights), self.dtype)
-        subject = base.Subject(self.compiled, variables, self.transform, self.tokenizer, self.batch_size, pieces)
+        subject = self.subject(state, pieces)
         results = {name: evaluator(subject) for name, evaluator in chosen.items()}
         metrics = {f"{name}/{key}": value for name, result in results.items() for key, value in result.metrics.items()}
         if jax.process_index() == 0:
@@ -102,6 +101,11 @@ class Suite:
                 goodput=attempts,
             )
         return metrics
+
+    def subject(self, state: states.State, pieces: embeddings.Pieces | None = None) -> base.Subject:
+        """The model with these weights, as evaluators take it; arguments as of `run`."""
+        variables = states.cast(states.variables(state, self.weights), self.dtype)
+        return base.Subject(self.compiled, variables, self.transform, self.tokenizer, self.batch_size, pieces)
 
 
 def check(evaluators: Mapping[str, Any]) -> None:
