@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from vlm_jax.data import sources
-from vlm_jax.evaluation import base, embeddings, retrieval, zero_shot
+from vlm_jax.evaluation import base, embeddings, linear_probe, nearest_neighbours, retrieval, zero_shot
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -34,7 +34,7 @@ def test_two_processes_get_the_numbers_of_one(make_subject, data, classes, tmp_p
     arguments = [[*script, str(i), address, data, classes, str(tmp_path / str(i))] for i in range(2)]
     processes = [subprocess.Popen(own, **run) for own in arguments]
     try:
-        outputs = [process.communicate(timeout=120) for process in processes]
+        outputs = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -44,5 +44,11 @@ def test_two_processes_get_the_numbers_of_one(make_subject, data, classes, tmp_p
     assert all(len(one["rows"]) > 9 for one in found)
     assert [one["found"] for one in found] == [19, 19]
     assert (tmp_path / "0").exists() and not (tmp_path / "1").exists()
-    expected = [zero_shot.ZeroShot(data, classes)(make_subject()), retrieval.Retrieval(data)(make_subject())]
+    evaluators = [
+        zero_shot.ZeroShot(data, classes),
+        retrieval.Retrieval(data),
+        linear_probe.LinearProbe(data, data, max_iterations=30),
+        nearest_neighbours.NearestNeighbours(data, data),
+    ]
+    expected = [evaluate(make_subject()) for evaluate in evaluators]
     assert found[0]["metrics"] == found[1]["metrics"] == [result.metrics for result in expected]

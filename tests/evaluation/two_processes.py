@@ -15,12 +15,18 @@ if __name__ == "__main__":
 
     from evaluation.conftest import Model, Tokenizer
     from vlm_jax.data import images
-    from vlm_jax.evaluation import base, embeddings, retrieval, zero_shot
+    from vlm_jax.evaluation import base, embeddings, linear_probe, nearest_neighbours, retrieval, zero_shot
     from vlm_jax.training import sharding
 
     graphdef, variables = nnx.split(Model(rngs=nnx.Rngs(0)))
     compiled = base.Compiled(graphdef, sharding.Mesh().make())
     pieces = embeddings.Pieces(Path(folder), {"weights": "w"})
     subject = base.Subject(compiled, nnx.to_pure_dict(variables), images.Transform(size=8), Tokenizer(), 8, pieces)
-    results = [zero_shot.ZeroShot(data, classes)(subject), retrieval.Retrieval(data)(subject)]
+    evaluators = [
+        zero_shot.ZeroShot(data, classes),
+        retrieval.Retrieval(data),
+        linear_probe.LinearProbe(data, data, max_iterations=30),
+        nearest_neighbours.NearestNeighbours(data, data),
+    ]
+    results = [evaluate(subject) for evaluate in evaluators]
     print(json.dumps({"rows": subject.rows(27), "metrics": [result.metrics for result in results], "found": pieces.found}))
