@@ -2,16 +2,23 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
+import jax
 import pytest
 
-from vlm_jax import errors, evaluate, train
+from vlm_jax import config as configs
+from vlm_jax import errors, evaluate
+from vlm_jax import run as runs
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base
+from vlm_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = str(Path(__file__).parent / "tiny_recipe.py")
@@ -28,13 +35,26 @@ def evaluators():
 
 @pytest.fixture(scope="module")
 def finished(tiny_world, tmp_path_factory) -> Path:
+    """A run as training leaves it at steps 3 and 6, without the training."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     flags = [
         *("--data.train", f"{tiny_world}/train-*.array_record", "--data.val", f"{tiny_world}/val-*.array_record"),
         *("--data.tokenizer.path", f"{tiny_world}/tokenizer.model", "--evaluators.held-out.classes", f"{tiny_world}/classes.json"),
         *("--evaluators.held-out.data", f"{tiny_world}/held_out-*.array_record", "--workdir", str(workdir)),
     ]
-    assert train.main([RECIPE, *flags]) == 0
+    run = runs.Run.build(configs.parse(configs.load_recipe(RECIPE)[0], flags, prog="test", description=""), name="finished")
+    workdir.mkdir()
+    configs.save(workdir / "config.json", run.config)
+    run.config.data.keep(str(workdir))
+    checkpoints = checkpoint.Checkpoints(workdir, 2)
+    with jax.set_mesh(run.mesh):
+        state = jax.jit(run.init, out_shardings=run.shardings)()
+        for step in (3, 6):
+            state["average"] = jax.tree.map(lambda x: x + 0.01, state["average"])
+            checkpoints.save(step, state, {})
+        checkpoints.close()
+        run.suite.run(6, state, workdir)
+    run.batches.close()
     return workdir
 
 
@@ -96,6 +116,9 @@ def test_a_comparison_evaluates_what_is_not_known_and_marks_the_best(finished, t
         (["--evaluators.held-out.data", "none.tar"], r"evaluators\.held_out\.data none\.tar: does not exist"),
         (["--evaluators.held-out.classes", "none.json"], r"evaluators\.held_out\.classes 'none\.json'"),
         (["--evaluators.held-out.limti", "3"], "limti"),
+        (["--serve", "--data", "none.tar"], r"data none\.tar: does not exist"),
+        (["--port", "80"], "port 80: belongs to the search page; add --serve"),
+        (["--serve", "--limit", "-3"], "limit -3"),
         (["--suite", "none.py"], r"suite none\.py: no such Python file"),
         (["--suite", RECIPE], r"suite .*tiny_recipe\.py: it defines no function evaluators\(\)"),
         (["--tasks", "other"], "tasks other: this run has val, held_out"),
@@ -162,10 +185,30 @@ def test_embeddings_are_kept_where_that_is_asked_for(finished, tmp_path, embedde
     assert evaluate.main([*flags, "--keep-embeddings", "always"]) == 0
     first = list(embedded)
     embedded.clear()
-    assert evaluate.main([*flags, "--keep-embeddings", "always"]) == 0
-    assert first and not embedded
-    assert evaluate.main([*flags, "--weights", "raw"]) == 0
+    assert evaluate.main(flags) == 0
+    assert first and not embedded and not (tmp_path / evaluate.CACHE).exists()
+    assert evaluate.main([*flags, "--keep-embeddings", "never", "--weights", "raw"]) == 0
     assert embedded == first and not (tmp_path / evaluate.CACHE).exists()
-    assert evaluate.main([*flags, "--keep-embeddings", "never"]) == 0
-    assert not (tmp_path / evaluate.CACHE).exists()
 
+
+@pytest.mark.slow
+def test_the_page_of_a_checkpoint_is_served_until_ctrl_c(finished, tiny_world, tmp_path):
+    flags = ["--checkpoint", str(finished), "--serve", "--out", str(tmp_path), "--limit", "9"]
+    interruptible = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from vlm_jax import evaluate; "
+    code = interruptible + "sys.exit(evaluate.main(sys.argv[1:]))"
+    child = subprocess.Popen([sys.executable, "-c", code, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http://127\.0\.0\.1:\d+/", child.stdout.readline())[0]
+        state = {"state": "embedding"}
+        while state["state"] == "embedding":
+            state = json.loads(urllib.request.urlopen(f"{address}state", timeout=30).read())
+            time.sleep(0.05)
+        assert (state["state"], state["total"], state["step"]) == ("ready", 9, 6)
+        query = urllib.request.Request(f"{address}text", b'{"text": "a red circle"}')
+        assert len(json.loads(urllib.request.urlopen(query, timeout=30).read())["images"]) == 9
+        child.send_signal(signal.SIGINT)
+        said, _ = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == errors.DONE and "stopped" in said
+    assert list((tmp_path / evaluate.CACHE).glob("*/*.npy")), "embedded once"

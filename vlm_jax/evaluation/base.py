@@ -345,7 +345,7 @@ class Subject:
                     writer.add(first, batch)
                     bar.update(len(batch))
         assert rows is not None, "there is at least one batch"
-        if content is not None and rows.nbytes + sum(x.nbytes for x in self._embedded.values()) <= REMEMBERED:
+        if content is not None and "records" in content and rows.nbytes + sum(x.nbytes for x in self._embedded.values()) <= REMEMBERED:
             rows.setflags(write=False)
             self._embedded[name] = rows
         return rows

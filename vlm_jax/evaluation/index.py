@@ -70,7 +70,7 @@ class Index:
         """Stops embedding, where that is not done; what is embedded by then is kept as the subject's pieces are."""
         self._source.stopped = True
         if self._thread.ident is not None:
-            self._thread.join(10)
+            self._thread.join(5)
 
     def wait(self) -> None:
         """Until it is ready, or has failed."""
