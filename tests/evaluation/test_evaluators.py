@@ -6,7 +6,10 @@ import json
 import pytest
 
 from vlm_jax import config as configs
+from vlm_jax.data import records
 from vlm_jax.evaluation import binary, compositional, multi_label, retrieval, robustness, zero_shot
+
+from .conftest import example
 
 EVALUATORS = [
     zero_shot.ZeroShot("a", "classes.json", inner_norm="none"),
@@ -33,3 +36,23 @@ def test_data_sets_and_prompts_are_given_on_the_command_line():
     flags = ["--one.shifted.v2", "z", "--two.positive", "a b", "c"]
     found = configs.parse(run(EVALUATORS[2], EVALUATORS[3]), flags, prog="x", description="")
     assert found.one.shifted == {"v2": "z", "sketch": "c"} and found.two.positive == ("a b", "c")
+
+
+def test_none_to_show_and_a_single_record_are_enough_for_a_number(make_subject, classes, tmp_path):
+    fields = {"labels": [0], "negatives": "green", "captions": ["red"]}
+    one = "::".join(records.write(str(tmp_path / "one"), [example(0) | fields], 1))
+    two = "::".join(records.write(str(tmp_path / "two"), [example(i) | {"label": i} for i in range(2)], 1))
+    subject = make_subject()
+    for evaluator in (
+        zero_shot.ZeroShot(one, classes, examples=0),
+        multi_label.MultiLabel(one, classes, examples=0),
+        robustness.Robustness(one, {"other": two}, classes, examples=0),
+        binary.Binary(two, ("a red",), ("a green",), examples=0),
+        compositional.Compositional(one, examples=0),
+        retrieval.Retrieval(one, examples=0),
+    ):
+        found = evaluator(subject)
+        assert not found.examples and found.metrics and found.metrics.keys() == found.chance.keys()
+        for name, value in found.metrics.items():
+            low, high = found.intervals[name]
+            assert low <= value <= high, (evaluator.task, name)
