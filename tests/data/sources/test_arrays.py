@@ -11,7 +11,7 @@ import pytest
 
 from vlm_jax import errors
 from vlm_jax.data import images, records, sources
-from vlm_jax.data.sources import arrays
+from vlm_jax.data.sources import npz
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 7, 3), np.uint8)
 LABELS = np.array([2, 0, 1, 1, 0, 2])
@@ -62,6 +62,11 @@ def test_encoded_images_captions_keys_and_several_labels(tmp_path, encode_image)
     assert [source[i]["labels"] for i in range(3)] == [[0, 2], [0], [0, 1]]
     assert (source[5]["captions"], source[0]["captions"], source[5]["key"]) == (["one", "two"], ["one"], "k5")
     assert sources.open_source(write(tmp_path, images=PIXELS, labels=NAMES[LABELS]))[0]["label"] == "cow"
+
+
+def test_a_column_of_labels_as_keras_has_them_is_one_label_an_image(tmp_path):
+    source = sources.open_source(write(tmp_path, images=PIXELS, labels=LABELS[:, None], names=NAMES))
+    assert [source[i]["label"] for i in range(6)] == LABELS.tolist()
 
 
 def test_files_follow_one_another_and_agree_on_names(tmp_path):
@@ -119,7 +124,7 @@ def test_other_arrays_are_refused_by_name_and_shape(tmp_path, members, message):
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "LARGEST", 10**6)
+    monkeypatch.setattr(npz, "LARGEST", 10**6)
     path = write(tmp_path, compress=True, images=np.zeros((100, 100, 100, 3), np.uint8))
     assert os.path.getsize(path) < 10_000
     read = []

@@ -13,8 +13,6 @@ Only the images are needed. Values are read from the file as they are asked for,
 import dataclasses
 import struct
 import threading
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,27 +20,15 @@ import numpy as np
 
 from vlm_jax import errors
 from vlm_jax.data import classes as class_names
-from vlm_jax.data import images, npy, records
-from vlm_jax.data.sources import base
-
-LARGEST = 2**30
-"""Bytes of the arrays of a file that are unpacked or kept in memory; images that are not compressed do not count."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Member:
-    """An array in a file."""
-
-    header: npy.Header
-    start: int
-    """Where its values begin in the file; -1: compressed."""
+from vlm_jax.data import images, records
+from vlm_jax.data.sources import base, npz
 
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
     """What one file holds."""
 
-    images: _Member
+    images: npz.Member
     offsets: np.ndarray | None
     """int64 [n + 1] of encoded images; None: pixels."""
     columns: Mapping[str, np.ndarray]
@@ -86,7 +72,7 @@ class Arrays(base.Sharded):
                     example["label_name"] = table.names[int(value)]
         try:
             example["image"] = self._image(shard, place)
-        except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (*npz.DAMAGED, KeyError) as error:
             raise records.RecordError(f"{self.where(index)}: {error}") from error
         except OSError as error:
             raise errors.InfrastructureError(f"{self.where(index)}: cannot be read ({error}); is the disk still there?") from error
@@ -112,12 +98,8 @@ class Arrays(base.Sharded):
             return self._files.read(shard, member.start + start, stop - start, "image")
         with self._lock:
             if shard not in self._unpacked:
-                name = "images" if self._tables[shard].offsets is None else "jpeg"
-                with zipfile.ZipFile(self.paths[shard]) as file:
-                    data = file.read(f"{name}.npy")
-                if npy.header(data) != member.header or len(data) != member.header.start + member.header.size:
-                    raise ValueError(f"{name} changed since the file was opened")
-                self._unpacked[shard] = data
+                with npz.File(self.paths[shard]) as file:
+                    self._unpacked[shard] = file.unpack(member)
         first = member.header.start
         return self._unpacked[shard][first + start : first + stop]
 
@@ -139,102 +121,52 @@ def bitmap(pixels: np.ndarray) -> bytes:
 
 def _load(path: str) -> _Table:
     try:
-        with zipfile.ZipFile(path) as file, open(path, "rb") as raw:
-            listed = file.infolist()
-            members = {info.filename.removesuffix(".npy"): info for info in listed if info.filename.endswith(".npy")}
-            if len({info.filename for info in listed}) < len(listed):
-                raise ValueError("has two members of one name")
-            return _Reader(file, raw, members).table()
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+        with npz.File(path) as file:
+            return _table(file)
+    except npz.DAMAGED as error:
         raise errors.InputError(f"{path}: {error}") from error
     except OSError as error:
         raise errors.InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
-class _Reader:
-    """Reads and checks the members of one file. Raises ValueError and what zipfile raises."""
-
-    def __init__(self, file: zipfile.ZipFile, raw: Any, members: Mapping[str, zipfile.ZipInfo]):
-        self._file, self._raw, self._members = file, raw, members
-        self._size = raw.seek(0, 2)
-        self._kept = 0
-
-    def table(self) -> _Table:
-        """Of the whole file."""
-        if "images" in self._members:
-            name, offsets = "images", None
-        elif {"jpeg", "offsets"} <= self._members.keys():
-            name, offsets = "jpeg", self._offsets(self._read("offsets"))
-        else:
-            raise ValueError(f"has {sorted(self._members) or 'no arrays'}; images, or jpeg and offsets are needed, see docs/data.md")
-        member = self._member(name)
-        if offsets is None:
-            count = _pixels(member.header)
-        else:
-            count = len(offsets) - 1
-            if member.header.dtype != np.uint8 or len(member.header.shape) != 1:
-                raise ValueError(f"jpeg {_told(member.header)}: must be uint8 [bytes], encoded images end to end")
-            if offsets[-1] > member.header.size:
-                raise ValueError(f"offsets: end at {offsets[-1]} of {member.header.size} bytes of jpeg")
-        if not count:
-            raise ValueError("holds no images; leave it out")
-        columns = {column: self._read(column) for column in ("labels", "captions", "keys") if column in self._members}
-        names = self._read("names") if "names" in self._members else np.zeros(0, "U1")
-        if names.dtype.kind != "U" or names.ndim != 1:
-            raise ValueError(f"names {names.dtype}{list(names.shape)}: must be strings [c]")
-        _check_columns(columns, count, len(names))
-        return _Table(member, offsets, columns, tuple(names.tolist()), count)
-
-    def _member(self, name: str) -> _Member:
-        """Where an array lies; counts what will be kept in memory."""
-        info = self._members[name]
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{name} is encrypted or packed in an unknown way; write it with np.savez")
-        stored = info.compress_type == zipfile.ZIP_STORED
-        if not stored:
-            self._keep(name, info.file_size)
-        with self._file.open(info) as file:
-            header = npy.header(file.read(npy.BYTES))
-        if header.start + header.size != info.file_size:
-            raise ValueError(f"{name} {_told(header)}: {info.file_size - header.start} bytes instead of {header.size}; write it again")
-        if not stored:
-            return _Member(header, -1)
-        self._raw.seek(info.header_offset)
-        local = self._raw.read(30)
-        if local[:4] != b"PK\x03\x04" or len(local) < 30:
-            raise ValueError(f"{name} is not where the file's index says; copy it again")
-        start = info.header_offset + 30 + sum(struct.unpack_from("<HH", local, 26)) + header.start
-        if info.compress_size != info.file_size or start + header.size > self._size:
-            raise ValueError(f"{name} ends behind the end of the file; copy it again")
-        return _Member(header, start)
-
-    def _read(self, name: str) -> np.ndarray:
-        info = self._members[name]
-        if self._member(name).start >= 0:
-            self._keep(name, info.file_size)
-        return npy.parse(self._file.read(info))
-
-    def _keep(self, name: str, size: int) -> None:
-        self._kept += size
-        if self._kept > LARGEST:
-            raise ValueError(
-                f"{name} brings what is held in memory to {self._kept:,} bytes, more than {LARGEST:,}; write it with np.savez, "
-                "which does not compress, or in several files"
-            )
-
-    def _offsets(self, offsets: np.ndarray) -> np.ndarray:
-        if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) < 1:
-            raise ValueError(f"offsets {offsets.dtype}{list(offsets.shape)}: must be integers [n + 1]")
-        if offsets.max() >= 2**62 or offsets.min() < 0 or (np.diff(offsets.astype(np.int64)) < 0).any():
-            raise ValueError("offsets: must not decrease, nor be negative")
-        return offsets.astype(np.int64)
+def _table(file: npz.File) -> _Table:
+    if "images" in file.names:
+        member, offsets = file.member("images"), None
+        count = _pixels(member)
+    elif {"jpeg", "offsets"} <= set(file.names):
+        member, offsets = file.member("jpeg"), _offsets(file.read("offsets"))
+        count = len(offsets) - 1
+        if member.header.dtype != np.uint8 or len(member.header.shape) != 1:
+            raise ValueError(f"{member}: must be uint8 [bytes], encoded images end to end")
+        if offsets[-1] > member.header.size:
+            raise ValueError(f"offsets: end at {offsets[-1]} of {member.header.size} bytes of jpeg")
+    else:
+        raise ValueError(f"has {file.names or 'no arrays'}; images, or jpeg and offsets are needed, see docs/data.md")
+    if not count:
+        raise ValueError("holds no images; leave it out")
+    columns = {column: file.read(column) for column in ("labels", "captions", "keys") if column in file.names}
+    if "labels" in columns and columns["labels"].ndim == 2 and columns["labels"].shape[1] == 1:
+        columns["labels"] = columns["labels"][:, 0]  # as Keras has them
+    names = file.read("names") if "names" in file.names else np.zeros(0, "U1")
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise ValueError(f"names {names.dtype}{list(names.shape)}: must be strings [c]")
+    _check_columns(columns, count, len(names))
+    return _Table(member, offsets, columns, tuple(names.tolist()), count)
 
 
-def _pixels(header: npy.Header) -> int:
+def _offsets(offsets: np.ndarray) -> np.ndarray:
+    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) < 1:
+        raise ValueError(f"offsets {offsets.dtype}{list(offsets.shape)}: must be integers [n + 1]")
+    if offsets.max() >= 2**62 or offsets.min() < 0 or (np.diff(offsets.astype(np.int64)) < 0).any():
+        raise ValueError("offsets: must not decrease, nor be negative")
+    return offsets.astype(np.int64)
+
+
+def _pixels(member: npz.Member) -> int:
     """The number of images."""
-    shape = header.shape
-    told = f"images {_told(header)}: must be uint8 [n, h, w, 3] or [n, h, w]"
-    if header.dtype != np.uint8:
+    shape = member.header.shape
+    told = f"{member}: must be uint8 [n, h, w, 3] or [n, h, w]"
+    if member.header.dtype != np.uint8:
         raise ValueError(f"{told}; values from 0 to 255 as integers")
     if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
         raise ValueError(f"{told}; the channels come first, save images.transpose(0, 2, 3, 1)")
@@ -260,7 +192,3 @@ def _check_columns(columns: Mapping[str, np.ndarray], count: int, names: int) ->
                 raise ValueError(f"labels {list(column.shape)}: {names} names need {names} columns")
         elif name == "labels" and names and column.dtype.kind in "iu" and not 0 <= column.min() <= column.max() < names:
             raise ValueError(f"labels from {column.min()} to {column.max()}: with {names} names they are 0 to {names - 1}")
-
-
-def _told(header: npy.Header) -> str:
-    return f"{header.dtype}{list(header.shape)}"
