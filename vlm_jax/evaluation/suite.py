@@ -125,8 +125,12 @@ def check(evaluators: Mapping[str, Any]) -> None:
 
 def data_of(evaluator: Any) -> list[tuple[str, str]]:
     """The data that an evaluator names, with the field that names it."""
-    fields = ((field, getattr(evaluator, field, "")) for field in DATA)
-    return [(field, text) for field, value in fields for text in (value.values() if isinstance(value, Mapping) else [value]) if text]
+    found = []
+    for field in DATA:
+        value = getattr(evaluator, field, "")
+        several = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else [value]
+        found += [(field, text) for text in several if text and isinstance(text, str)]
+    return found
 
 
 def made_of(config: Mapping[str, Any], evaluator: Any, step: int, weights: str) -> str:
