@@ -9,6 +9,7 @@ learn a text tower on YFCC100M and CC12M with learning rate 1e-3 and weight deca
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from vlm_jax.config import Config, load_recipe
 from vlm_jax.systems import lit
@@ -16,5 +17,6 @@ from vlm_jax.systems import lit
 
 def config() -> Config:
     clip, _ = load_recipe(str(Path(__file__).with_name("clip_webdataset.py")))
-    image, text = clip.system.image, clip.system.text
-    return dataclasses.replace(clip, workdir="", system=lit.Lit(image=image, text=text, mean=clip.system.mean, std=clip.system.std))
+    towers: Any = clip.system
+    system = lit.Lit(image=towers.image, text=towers.text, mean=towers.mean, std=towers.std)
+    return dataclasses.replace(clip, workdir="", system=system)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from vlm_jax import config as configs
-from vlm_jax import evaluate, run, train
-from vlm_jax.training import sharding
+from vlm_jax import convert, evaluate, run, train
+from vlm_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
@@ -52,6 +52,8 @@ def test_links_lead_somewhere(document):
         ("python -m vlm_jax.evaluate --checkpoint runs/nothing", "no command above makes it"),
         ("python -m vlm_jax.evaluate --checkpoint runs/demo/checkpoints/7", "no run above ends there"),
         ("python -m vlm_jax.evaluate --checkpoint runs/demo --evaluators.held-out.limits 3", "limits"),
+        ("python -m vlm_jax.convert interpolate runs/a runs/b runs/c", "runs/a: no command above makes it"),
+        ("python -m vlm_jax.convert theirs ours --to vlm_jxa", "vlm_jxa"),
         ("python data/make_shapes.py --aut here", "aut"),
         ("python data/make_shape.py --out here", "make_shape"),
         ("pip install -e '.[fats]'", "fats"),
@@ -123,6 +125,8 @@ class Checker:
             self._train(arguments)
         elif module == "vlm_jax.evaluate":
             self._evaluate(arguments)
+        elif module == "vlm_jax.convert":
+            self._convert(arguments)
         elif module == "pytest":
             self._pytest(arguments)
         else:
@@ -164,10 +168,32 @@ class Checker:
             return made[-1], Path(workdir), None
 
         self.monkeypatch.setattr(configs, "of_checkpoint", of_checkpoint)
-        self.monkeypatch.setattr(sharding.Mesh, "make", lambda self: None)
-        self.monkeypatch.setattr(evaluate.states.Model, "of", parsed)
+        self.monkeypatch.setattr(checkpoint, "steps", lambda workdir: [1])
+        self.monkeypatch.setattr(evaluate.suites, "check", lambda evaluators: None)
+        for what_follows in ("_folder", "_compare", "_serve"):
+            self.monkeypatch.setattr(evaluate, what_follows, parsed)
         with pytest.raises(Parsed):
             evaluate.main(arguments)
+
+    def _convert(self, arguments: list[str]) -> None:
+        read = []
+
+        class Parsed(Exception):
+            """The command line is understood."""
+
+        def load(path: str, **_):
+            read.append(path)
+            if path.startswith("runs/"):
+                assert path in self.runs, f"{path}: no command above makes it"
+            if len(read) == (2 if arguments[0] == "interpolate" else 1):
+                raise Parsed
+
+        self.monkeypatch.setattr(convert, "load", load)
+        self.monkeypatch.setattr(convert, "check_target", lambda target: None)
+        with pytest.raises(Parsed):
+            convert.main(arguments)
+        target = arguments[arguments.index(read[-1]) + 1]
+        self.runs.setdefault(target, self.runs.get(read[0], []))
 
     def _script(self, script: str, arguments: list[str]) -> None:
         assert (ROOT / script).is_file(), f"{script}: no such file"

@@ -22,7 +22,7 @@ from vlm_jax.data import images, pipeline
 from vlm_jax.data import text as tokenizers
 from vlm_jax.errors import DONE, InputError
 from vlm_jax.evaluation import retrieval
-from vlm_jax.models import text, vit
+from vlm_jax.models import resnet, text, vit
 from vlm_jax.models.convert import card, files, hugging_face, layout, open_clip, pretrained, vocabularies
 from vlm_jax.systems import clip, siglip, two_tower
 from vlm_jax.training import checkpoint, sharding, tree
@@ -161,8 +161,8 @@ def layout_of(config: configs.Config) -> layout.Layout:
     system, data = config.system, next(iter(config.streams.values()))
     if not isinstance(system, two_tower.TwoTower):
         raise InputError(f"system {type(system).__name__}: only systems with an image and a text tower are exported")
-    if not isinstance(system.image, vit.Config) or not isinstance(system.text, text.Config):
-        raise InputError(f"system.image {type(system.image).__module__}: only ViT towers are exported")
+    if not isinstance(system.image, (vit.Config, resnet.Config)) or not isinstance(system.text, text.Config):
+        raise InputError(f"system.image {type(system.image).__module__}: only ViT and modified ResNet towers are exported")
     transform = data.image
     return layout.Layout(
         family="siglip" if isinstance(system, siglip.Siglip) else "clip",
@@ -197,7 +197,8 @@ def save(source: Source, target: Path) -> None:
     """
     system: Any = source.config.system
     model = states.Model.of(system)
-    params, frozen = tree.partition(source.variables, system.frozen)
+    flat, buffers = tree.flatten(source.variables), tree.flatten(model.buffers)
+    params, frozen = tree.partition(tree.unflatten({path: x for path, x in flat.items() if path not in buffers}), system.frozen)
     config: Any = dataclasses.replace(source.config, workdir=str(target))
     if source.vocabulary is not None:
         with tempfile.TemporaryDirectory() as folder:
@@ -213,7 +214,8 @@ def save(source: Source, target: Path) -> None:
     states.cast_like(source.variables, tree.flatten(model.params) | tree.flatten(model.buffers))
     saved = checkpoint.Checkpoints(target, keep=1)
     try:
-        state = {"params": params, "frozen": frozen, "buffers": {}, "average": {}, "opt_state": {}, "extra": {}}
+        statistics = tree.unflatten({path: flat[path] for path in buffers})
+        state = {"params": params, "frozen": frozen, "buffers": statistics, "average": {}, "opt_state": {}, "extra": {}}
         state = jax.tree.map(jnp.asarray, state) | {"step": jnp.asarray(source.step, jnp.int32)}
         saved.save(source.step, state, {"position": None, "order": {}})
         saved.wait()
@@ -295,10 +297,15 @@ def _card(source: Source, name: str, to: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the command line, reads and writes."""
+    if list(arguments[:1]) == ["interpolate"]:
+        from vlm_jax import interpolate  # which is made of this module's parts
+
+        return interpolate.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m vlm_jax.convert",
         description="Converts pretrained weights with their preprocessing and tokenizer.",
-        epilog="Exit codes: 0 done, 1 fault in code, 2 bad input, 4 infrastructure.",
+        epilog="python -m vlm_jax.convert interpolate FIRST SECOND TARGET writes weights between two models (--help). "
+        "Exit codes: 0 done, 1 fault in code, 2 bad input, 4 infrastructure.",
     )
     parser.add_argument(
         "source", metavar="SOURCE", help="a run or checkpoint of ours, or a directory or file of transformers, open_clip, big_vision"
