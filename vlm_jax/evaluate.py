@@ -17,7 +17,7 @@ from flax import nnx
 from vlm_jax import config as configs
 from vlm_jax.config import Config
 from vlm_jax.errors import DONE, InputError
-from vlm_jax.evaluation import base, embeddings, index, records, server, terminal
+from vlm_jax.evaluation import base, comparison, embeddings, index, records, server, terminal
 from vlm_jax.evaluation import suite as suites
 from vlm_jax.training import checkpoint, goodput, manifest, sharding
 from vlm_jax.training import log as logs
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="WORKDIR|STEP_DIR",
         help="several of them: evaluates each, unless it has an evaluation.json of the same evaluators, data and weights; prints a "
-        "table with the best of each row marked, and writes comparison.csv with one line for each metric",
+        "table with the best of each row marked, and writes comparison.html and comparison.csv, the latter with one line for each metric",
     )
     parser.add_argument("--tasks", nargs="+", metavar="NAME", help="evaluators to run (default: all)")
     parser.add_argument(
@@ -274,8 +274,9 @@ def _compare(jobs: Sequence[Job], options: argparse.Namespace) -> int:
         compared[label] = [{**record, "model": label} for record in found]
     if first:
         records.write_csv(out / "comparison.csv", [record for found in compared.values() for record in found])
+        comparison.write(out / "comparison.html", compared)
         print("\n" + terminal.comparison(compared, shutil.get_terminal_size((120, 0)).columns))
-        print(f"\ncomparison  {out / 'comparison.csv'}")
+        print(f"\ncomparison  {out / 'comparison.csv'}\npage        {out / 'comparison.html'}")
     return DONE
 
 
