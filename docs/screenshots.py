@@ -33,7 +33,7 @@ class Shot:
 SHOTS = {
     "report": Shot(height=720),
     "report_figures": Shot(".figures:has(.double)", height=760),
-    "report_confusion": Shot(".evaluation .confusion", height=620),
+    "report_confusion": Shot(".evaluation .confusion", height=660),
     "report_examples": Shot("#examples", height=760),
     "report_time": Shot("#time"),
     "report_phone": Shot(width=412, height=860),
@@ -89,13 +89,8 @@ def shoot(browser: Any, report: Path, out: Path) -> list[Path]:
         page.goto(report.absolute().as_uri())
         found = page.locator(shot.selector)
         if found.count():
-            box = found.first.bounding_box() or {}
-            clip = {
-                "x": 0,
-                "y": max(0, box["y"] - 16),
-                "width": shot.width,
-                "height": min(box["height"] + 32, shot.height),
-            }
+            box = found.first.bounding_box() or {"y": 0, "height": shot.height}
+            clip = {"x": 0, "y": box["y"], "width": shot.width, "height": min(box["height"] + 16, shot.height)}
             picture = PIL.Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip))).convert("RGB")
             made.append(out / f"{name}.png")
             picture.save(made[-1], "PNG", optimize=True)
