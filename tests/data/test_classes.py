@@ -49,6 +49,8 @@ def test_every_set_of_clip_benchmark_brings_the_templates_beside_its_names(share
         assert [group[0] for group in found.names] == listed
         assert list(found.templates) == templates.get(entry, ["{}"])
     assert classes.read(f"{names}#mnist").prompts()[3] == ['a photo of the number: "3".']
+    others = names.with_name("en_zeroshot_classification_templates.json")
+    assert classes.read(f"{names}#mnist::{others}#cifar10").prompts()[3][0] == "a photo of a 3."
 
 
 def test_templates_alone_join_the_names_that_the_data_bring(shared_data, tmp_path):
@@ -131,6 +133,13 @@ def test_what_is_missing_or_given_twice_is_named(tmp_path):
         classes.read("")
     with pytest.raises(InputError, match=r"has no classnames\.txt"):
         classes.read(str(tmp_path))
+
+
+def test_damaged_templates_beside_names_are_named(tmp_path):
+    path = write(tmp_path, {"mnist": ["0", "1"]}, "en_classnames.json")
+    write(tmp_path, "[", "en_zeroshot_classification_templates.json")
+    with pytest.raises(InputError, match=r"en_zeroshot_classification_templates\.json is not JSON"):
+        classes.read(f"{path}#mnist")
 
 
 def test_bytes_and_giants_are_refused_as_words(tmp_path):

@@ -5,7 +5,7 @@
 - `x.json` with `{"names": ["cat", ["dog", "hound"]], "templates": ["a photo of a {}."]}` (several names of a class are synonyms), or
   with `prompts`, `{"names": [...], "prompts": {"cat": ["a cat purrs", ...], ...}}`, sentences of each class in place of templates;
 - open_clip's form, `{"classnames": [...], "templates": [...]}`;
-- `x.json#cifar10`, one entry of a JSON map: a list of names, a list of templates, or a map from name to prompts (CuPL). Beside
+- `x.json#mnist`, one entry of a JSON map: a list of names, a list of templates, or a map from name to prompts (CuPL). Beside
   CLIP_benchmark's `en_classnames.json` its `en_zeroshot_classification_templates.json` gives the templates of the same entry;
 - `x.txt`, one name or one template a line;
 - a folder in CLIP_benchmark's `wds_*` layout, with `classnames.txt` and `zeroshot_classification_templates.txt`.
@@ -87,11 +87,14 @@ def read(path: str, default: Classes | None = None, field: str = "classes") -> C
             raise InputError(f"{field} '': the data bring no class names; name a JSON file such as {_FORM}")
         return default
     found: dict[str, Any] = {}
+    beside: dict[str, Any] = {}
     for part in path.split("::"):
-        for what, values in _part(part.strip(), field).items():
+        for what, values in _part(part.strip(), field, beside).items():
             if what in found:
                 raise InputError(f"{field} {path!r}: {what} are given twice; one part is enough")
             found[what] = values
+    if "prompts" not in found:
+        found = beside | found
     if "names" not in found and "prompts" in found and default is None:
         found["names"] = list(found["prompts"])
     if "names" not in found and default is None:
@@ -106,8 +109,8 @@ def read(path: str, default: Classes | None = None, field: str = "classes") -> C
     return Classes(names, tuple(found.get("templates", ("{}",))), sentences)
 
 
-def _part(part: str, field: str) -> dict[str, Any]:
-    """`names`, `templates` and `prompts`, those that a part gives."""
+def _part(part: str, field: str, others: dict[str, Any]) -> dict[str, Any]:
+    """`names`, `templates` and `prompts`, those that a part gives; into `others` go templates that lie beside its names."""
     located = places.locate(part, field)
     file, mark, entry = (located, "", "") if os.path.exists(located) else located.rpartition("#")
     if not mark:
@@ -130,10 +133,13 @@ def _part(part: str, field: str) -> dict[str, Any]:
     found = _entry(content[entry], part, field)
     folder, name = os.path.split(file)
     beside = os.path.join(folder, re.sub(r"classnames(?=\.json$)", "zeroshot_classification_templates", name))
-    if beside != file and "templates" not in found and "prompts" not in found and os.path.isfile(beside):
-        templates = json.loads(_text(beside, part, field))
+    if beside != file and "names" in found and os.path.isfile(beside):
+        try:
+            templates = json.loads(_text(beside, part, field))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{field} {part!r}: {beside} is not JSON ({error}); mend or remove it") from error
         if isinstance(templates, dict) and entry in templates:
-            found |= {"templates": _templates(templates[entry], f"{beside}#{entry}", field)}
+            others["templates"] = _templates(templates[entry], f"{beside}#{entry}", field)
     return found
 
 

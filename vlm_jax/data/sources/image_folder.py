@@ -34,7 +34,7 @@ class ImageFolder:
         self.root, self.classes = os.path.abspath(root), None
         outside: list[str] = []
         sizes = dict(_scan(self.root, field, outside))
-        names = sorted(name for name in sizes if name.lower().endswith(SUFFIXES))
+        names = [name for name in sizes if name.lower().endswith(SUFFIXES)]
         self._beside = {os.path.splitext(name)[0] for name in sizes if name.endswith(".txt")}
         if outside:
             logging.getLogger(__name__).warning(
