@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROG,
         description=DESCRIPTION,
+        allow_abbrev=False,
         epilog="Further --field value override the run's configuration, such as --evaluators.retrieval.data SHARDS, "
         "--batch-size 512 or --mesh.data 4. The same command goes on where an evaluation was interrupted. "
         "Exit codes: 0 done, 1 fault in code, 2 bad input or configuration, 4 infrastructure, such as a damaged checkpoint.",
@@ -236,7 +237,8 @@ class Job:
 def _check_serving(options: argparse.Namespace) -> None:
     given = [name for name in ("data", "limit", "host", "port") if getattr(options, name) is not None]
     if given and not options.serve:
-        raise InputError(f"{given[0]} {getattr(options, given[0])}: belongs to the search page; add --serve, or leave it out")
+        own = f"; an evaluator's is --evaluators.NAME.{given[0]}" if given[0] in ("data", "limit") else ""
+        raise InputError(f"{given[0]} {getattr(options, given[0])}: belongs to the search page; add --serve, or leave it out{own}")
     if options.serve and (options.compare or jax.process_count() > 1):
         raise InputError("serve: one process serves the page of one --checkpoint")
 

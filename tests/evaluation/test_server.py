@@ -129,6 +129,12 @@ def test_what_cannot_be_taken_is_said_in_words(low_limit, page):
     assert status.text_content() == "notes.txt is not an image."
     page.set_input_files("#file", {"name": "broken.png", "mimeType": "image/png", "buffer": b"no image"})
     page.locator("#status.wrong", has_text="cannot be decoded").wait_for()
+    page.fill("#labels", "\n".join("é" * 100 + str(i) for i in range(110)))
+    page.set_input_files("#file", {"name": "red.png", "mimeType": "image/png", "buffer": of("red")})
+    page.locator("#status.wrong", has_text="more labels than can be sent").wait_for()
+    page.fill("#labels", "\n".join(str(i) for i in range(201)))
+    page.set_input_files("#file", {"name": "red.png", "mimeType": "image/png", "buffer": of("red")})
+    page.locator("#status.wrong", has_text="201 labels; at most 200").wait_for()
 
 
 def test_an_upload_above_the_limit_and_a_bomb_are_refused(served):

@@ -211,10 +211,11 @@ function search(file) {
   if (file.size > limit) {
     return say(`${file.name || "The image"} has ${(file.size / 2 ** 20).toFixed(1)} MB; at most ${limit / 2 ** 20} MB are taken.`, true);
   }
-  dropped(file);
-  $("text").value = "";
   const labels = $("labels").value.split("\\n").map(text => text.trim()).filter(Boolean);
   const headers = labels.length ? {"X-Labels": encodeURIComponent(JSON.stringify(labels))} : {};
+  if ((headers["X-Labels"] || "").length > 60000) return say("These are more labels than can be sent; take some away.", true);
+  dropped(file);
+  $("text").value = "";
   ask("/image", file, "application/octet-stream", headers, "closest to yours");
 }
 
