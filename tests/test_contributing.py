@@ -56,7 +56,7 @@ def test_the_table_counts_the_lines_of_the_examples():
     for section in text.split("\n## ")[-4:]:
         files: dict[str, int] = {}
         for kind, block in re.findall(BLOCK, section, re.MULTILINE | re.DOTALL):
-            path = "vlm_jax/data/sources.py" if kind == "diff" else _path(block)
+            path = re.findall(r"^\+\+\+ b/(.*)", block, re.MULTILINE)[0] if kind == "diff" else _path(block)
             body = re.findall(r"^\+(?!\+)", block, re.MULTILINE) if kind == "diff" else block.split("\n", 1)[1].strip().splitlines()
             files[path] = files.get(path, 0) + len(body)
         counted.append((len(files), sum(files.values()), sum(n for path, n in files.items() if path.startswith("tests/"))))

@@ -1,11 +1,12 @@
 """Sources: data on disk as one sequence of examples, read at random.
 
 An example is a map with `key` (str), `image` (encoded bytes), `captions` (list of str, possibly empty) and whatever else its
-record has, see `base.Example`. To add a source, write a class as `base.Source` describes it and name it in `open_source`.
+record has, see `base.Example`. To add a source, write a class as `base.Source` describes it and name its suffix here.
 docs/data.md shows each.
 """
 
 import os
+from collections.abc import Callable, Sequence
 
 from vlm_jax import errors
 from vlm_jax.data import places
@@ -16,6 +17,13 @@ from vlm_jax.data.sources.patterns import expand
 from vlm_jax.data.sources.webdataset import WebDataset
 
 __all__ = ["ArrayRecord", "Example", "Source", "WebDataset", "expand", "open_source"]
+
+_BY_SUFFIX: dict[str, Callable[[Sequence[str]], Source]] = {
+    ".tar": WebDataset,
+    ".array_record": ArrayRecord,
+    ".npz": arrays.Arrays,
+}
+"""Sources of files."""
 
 
 def open_source(pattern: str, field: str = "data") -> Source:
@@ -37,24 +45,18 @@ def open_source(pattern: str, field: str = "data") -> Source:
             return clip_benchmark.ClipBenchmark(folder, field)
         return image_folder.ImageFolder(folder, field)
     paths = patterns.expand(pattern, field)
-    kinds = [_kind(path) for path in paths]
-    if None in kinds:
-        other = paths[kinds.index(None)]
+    kinds = [_suffix(path) for path in paths]
+    if "" in kinds:
+        other = paths[kinds.index("")]
         hint = "; unpack it to a .tar, compressed ones have no random access" if other.endswith((".tgz", ".gz")) else ""
-        raise errors.InputError(f"{field} {other}: neither .tar nor .array_record nor .npz{hint}")
+        raise errors.InputError(f"{field} {other}: none of {', '.join(_BY_SUFFIX)}{hint}")
     if len(set(kinds)) > 1:
-        names = " and ".join(sorted({str(kind) for kind in kinds}))
-        raise errors.InputError(f"{field} {pattern}: {names} files in one source; give one kind")
-    match kinds[0]:
-        case ".tar":
-            return webdataset.WebDataset(paths)
-        case ".npz":
-            return arrays.Arrays(paths)
-        case _:
-            return array_record.ArrayRecord(paths)
+        raise errors.InputError(f"{field} {pattern}: {' and '.join(sorted(set(kinds)))} files in one source; give one kind")
+    return _BY_SUFFIX[kinds[0]](paths)
 
 
-def _kind(path: str) -> str | None:
+def _suffix(path: str) -> str:
+    """One of those known; empty for others."""
     if array_record.SUFFIX.search(path):
         return ".array_record"
-    return next((suffix for suffix in (".tar", ".npz") if path.endswith(suffix)), None)
+    return next((suffix for suffix in _BY_SUFFIX if path.endswith(suffix)), "")
