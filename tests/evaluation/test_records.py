@@ -21,6 +21,7 @@ def test_a_record_has_the_fields_of_clip_benchmark_and_where_the_weights_come_fr
         chance={"acc1": 0.1},
         intervals={"acc1": (0.4, 0.6), "acc5": (math.nan, 1.0)},
         blind={"acc1": 0.2},
+        note="Features before the projection.",
         made_of="1234",
     )
     assert made == {
@@ -35,6 +36,7 @@ def test_a_record_has_the_fields_of_clip_benchmark_and_where_the_weights_come_fr
         "chance": {"acc1": 0.1},
         "intervals": {"acc1": [0.4, 0.6], "acc5": [None, 1.0]},
         "blind": {"acc1": 0.2},
+        "note": "Features before the projection.",
         "made_of": "1234",
     }
 

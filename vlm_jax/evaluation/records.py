@@ -26,6 +26,7 @@ def record(
     chance: Mapping[str, float] | None = None,
     intervals: Mapping[str, tuple[float, float]] | None = None,
     blind: Mapping[str, float] | None = None,
+    note: str = "",
     made_of: str = "",
 ) -> dict[str, Any]:
     """One evaluation.
@@ -42,6 +43,7 @@ def record(
       chance: as in `Result.chance`.
       intervals: as in `Result.intervals`; written as [low, high].
       blind: as in `Result.blind`.
+      note: as in `Result.note`: what the numbers were taken from, such as features before the projection.
       made_of: a hash of all that the numbers follow from; equal ones need not be computed again.
     """
     return {
@@ -56,6 +58,7 @@ def record(
         "chance": _finite(chance or {}),
         "intervals": {name: list(_finite(dict(zip("lh", span, strict=True))).values()) for name, span in (intervals or {}).items()},
         "blind": _finite(blind or {}),
+        "note": note,
         "made_of": made_of,
     }
 

@@ -86,6 +86,7 @@ class Suite:
                     chance=result.chance,
                     intervals=result.intervals,
                     blind=result.blind,
+                    note=result.note,
                     made_of=made_of(self.config, chosen[name], step, used),
                 )
                 for name, result in results.items()
