@@ -151,3 +151,15 @@ def test_a_tokenizer_that_transformers_lacks_is_left_out_and_said(tmp_path, shar
     assert not (tmp_path / "again" / "spiece.model").exists()
     (tmp_path / "theirs" / "spiece.model").write_bytes(vocabulary.read_bytes())
     assert convert.load(str(tmp_path / "theirs")).vocabulary is None
+
+
+def test_a_modified_resnet_with_its_statistics_goes_in_and_out(oracles, tmp_path):
+    source = golden.Golden(oracles, "golden_clip_resnet")
+    run(source.open_clip(tmp_path / "clip", quick_gelu=True), tmp_path / "ours", "--to", "vlm_jax")
+    run(tmp_path / "ours", tmp_path / "again", "--to", "open_clip")
+    back = files.read(tmp_path / "again" / "open_clip_model.safetensors")
+    for key, x in source.weights.items():
+        if not key.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(back[key], x, err_msg=key)
+    with pytest.raises(InputError, match="transformers has no class for CLIP's modified ResNets"):
+        run(tmp_path / "ours", tmp_path / "hf", "--to", "hf")

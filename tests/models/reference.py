@@ -16,6 +16,8 @@ def fill(key: str, shape: tuple[int, ...]) -> np.ndarray:
     """The weight that a reference state dict has under `key`."""
     x = np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF).standard_normal(shape)
     leaf = key.replace("/", ".").rsplit(".", 1)[-1]
+    if leaf in ("num_batches_tracked", "running_var"):
+        return np.zeros(shape) if leaf == "num_batches_tracked" else 0.5 + 0.5 * x**2
     if leaf in ("logit_scale", "logit_bias"):
         return np.full(shape, np.log(10) if leaf == "logit_scale" else -10.0)
     if x.ndim >= 2:

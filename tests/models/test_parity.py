@@ -65,6 +65,22 @@ def test_clip_of_openai_and_open_clip(oracles, tmp_path, activation, layout):
     assert found.layout.preprocessing.mean == (0.5, 0.4, 0.3)
 
 
+def test_clip_with_a_modified_resnet(oracles, tmp_path):
+    golden = Golden(oracles, "golden_clip_resnet")
+    found = pretrained.load(golden.open_clip(tmp_path / "clip", quick_gelu=True))  # as OpenAI trained them
+    image, words, _ = towers(found)
+
+    @jax.jit
+    def outputs(pixels, ids):
+        stem = image.stem(pixels)
+        means = {"stem_mean": stem.mean((1, 2)), "layer1_mean": image.stage1(stem).mean((1, 2))}
+        return means | {"image": image(pixels), "text": words(ids)}
+
+    below_limit(golden.differences(outputs(golden.images, golden.tokens)))
+    assert found.layout.image.num_heads == int(golden.oracle["heads"])
+    check(found, {key: x for key, x in golden.weights.items() if not key.endswith("num_batches_tracked")})
+
+
 def siglip_outputs(golden, found):
     image, words, scalars = towers(found)
 

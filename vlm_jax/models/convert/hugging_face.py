@@ -370,6 +370,8 @@ def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
     Raises:
       InputError: transformers has no class for this model; the field is named.
     """
+    if not isinstance(model.image, vit.Config):
+        raise InputError("image: transformers has no class for CLIP's modified ResNets; export to open_clip")
     makers = {"clip": _clip_json, "siglip": _siglip_json, "image": _vit_json}
     config = makers[model.family](model)
     contents = {"config.json": config, "preprocessor_config.json": _preprocessor_json(model)}
@@ -391,7 +393,7 @@ def _tower_json(config: vit.Config | text.Config) -> dict[str, Any]:
     }
 
 
-def _image_json(config: vit.Config) -> dict[str, Any]:
+def _image_json(config: Any) -> dict[str, Any]:
     return _tower_json(config) | {"image_size": config.image_size, "patch_size": config.patch_size, "num_channels": 3}
 
 
@@ -430,6 +432,7 @@ def _siglip_json(model: layout.Layout) -> dict[str, Any]:
 
 
 def _vit_json(model: layout.Layout) -> dict[str, Any]:
+    assert isinstance(model.image, vit.Config)
     dim = model.image.representation_dim
     pooler = {"pooler_output_size": dim, "pooler_act": "tanh"} if dim else {}
     return {"architectures": ["ViTModel"], "model_type": "vit", "qkv_bias": True, **_image_json(model.image), **pooler}

@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from vlm_jax.errors import InputError
+from vlm_jax.models import resnet, vit
 from vlm_jax.models import text as text_towers
-from vlm_jax.models import vit
 from vlm_jax.models.convert import mapping
 
 Family = Literal["clip", "siglip", "image"]
@@ -37,7 +37,7 @@ class Layout:
     """A model in the layout of another codebase."""
 
     family: Family
-    image: vit.Config
+    image: vit.Config | resnet.Config
     text: text_towers.Config | None = None
     preprocessing: Preprocessing
     table: mapping.Table
@@ -55,9 +55,8 @@ class Layout:
         if self.text is not None:
             shapes |= {f"text/{path}": x for path, x in _parameters(self.text).items()}
             shapes["log_scale"] = jax.ShapeDtypeStruct((), np.float32)
-        width = self.image.representation_dim or self.image.width
         for name, classes in self.heads.items():
-            shapes[f"heads/{name}/kernel"] = jax.ShapeDtypeStruct((width, classes), np.float32)
+            shapes[f"heads/{name}/kernel"] = jax.ShapeDtypeStruct((self.image.output_dim, classes), np.float32)
             shapes[f"heads/{name}/bias"] = jax.ShapeDtypeStruct((classes,), np.float32)
         if self.family == "siglip":
             shapes["bias"] = jax.ShapeDtypeStruct((), np.float32)
@@ -124,6 +123,16 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
             raise InputError(f"{self.name}.{key} {value!r}: a whole number above 0 is needed")
         return int(value)
+
+    def values(self, key: str, length: int) -> list[Any]:
+        """A list of so many values.
+
+        Raises:
+          InputError: it is something else.
+        """
+        if not isinstance(self[key], (list, tuple)) or len(self[key]) != length:
+            raise InputError(f"{self.name}.{key} {self[key]!r}: a list of {length} is needed")
+        return [*self[key]]
 
     def choice(self, key: str, choices: Mapping[str, str]) -> str:
         """What one of the known words stands for.

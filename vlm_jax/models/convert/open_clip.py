@@ -1,4 +1,5 @@
-"""Directories of open_clip, and OpenAI's CLIP in its names: ViT towers, exact or quick GELU, custom_text, SigLIP with timm's trunk.
+"""Directories of open_clip, and OpenAI's CLIP in its names: ViT towers, exact or quick GELU, custom_text, modified ResNets, SigLIP with
+timm's trunk.
 
 `read` takes open_clip_config.json, `write` makes it; both use the same tables. Whether GELU is quick stands nowhere in the weights:
 OpenAI's own are, most others are not, and the configuration must say so (`quick_gelu`).
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_jax.errors import InputError
-from vlm_jax.models import text, vit
-from vlm_jax.models.convert import files, layout
+from vlm_jax.models import resnet, text, vit
+from vlm_jax.models.convert import files, layout, open_clip_resnet
 from vlm_jax.models.convert.mapping import (
     ARRAY,
     EMBEDDING,
@@ -33,7 +34,7 @@ from vlm_jax.models.convert.mapping import (
 
 NAME = "open_clip_config.json"
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_IGNORE = r"(text\.)?attn_mask|input_resolution|context_length|vocab_size"
+_IGNORE = rf"(text\.)?attn_mask|input_resolution|context_length|vocab_size|{open_clip_resnet.COUNTERS}"
 """Buffers and, in OpenAI's archives, three numbers."""
 _TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "so400m": 16, "giantopt": 16}
 _TIMM = re.compile(r"vit_(?P<size>[a-z0-9]+)_patch(?P<patch>\d+)_siglip_(?P<image>\d+)")
@@ -92,13 +93,12 @@ _TEXT: Table = (
 )
 
 
-def table(*, image: str, text_prefix: str, text_projection: str, family: str) -> Table:
-    """`image`: "vit" or "timm"; `text_prefix`: "" or "text."; `text_projection`: "matrix" or "linear"; `family`: "clip" or "siglip"."""
-    kind = KERNEL if text_projection == "matrix" else LINEAR
+def table(*, image: Table, image_prefix: str, text_prefix: str, text_projection: str, family: str) -> Table:
+    """Both towers. `text_prefix`: "" or "text."; `text_projection`: "matrix" or "linear"; `family`: "clip" or "siglip"."""
     return (
-        *(below(_IMAGE, "visual.", "image/") if image == "vit" else below(_TRUNK, "visual.trunk.", "image/")),
+        *below(image, image_prefix, "image/"),
         *below(_TEXT, text_prefix, "text/"),
-        (f"{text_prefix}text_projection", "text/projection", kind),
+        (f"{text_prefix}text_projection", "text/projection", KERNEL if text_projection == "matrix" else LINEAR),
         ("logit_scale", "log_scale", ARRAY),
         *([("logit_bias", "bias", ARRAY)] if family == "siglip" else []),
     )
@@ -132,6 +132,8 @@ def parse(config: Any, names: Iterable[str]) -> layout.Layout:
     if timm:
         image = _read_trunk(vision, dim, notes)
         activation = "gelu"
+    elif isinstance(vision.get("layers"), list):
+        image = open_clip_resnet.read(vision, dim)
     else:
         image = _read_image(vision, dim, activation)
     # Both spellings load in open_clip: the flat one is converted to custom_text, and only that has `text.`.
@@ -143,7 +145,8 @@ def parse(config: Any, names: Iterable[str]) -> layout.Layout:
         text=_read_text(words, dim, activation),
         preprocessing=_preprocessing(whole["preprocess_cfg"], image.image_size, "siglip" if timm else "clip", notes),
         table=table(
-            image="timm" if timm else "vit",
+            image=open_clip_resnet.table(image) if isinstance(image, resnet.Config) else _TRUNK if timm else _IMAGE,
+            image_prefix="visual.trunk." if timm else "visual.",
             text_prefix=prefix,
             text_projection="linear" if words.get("proj_bias") else "matrix",
             family=family,
@@ -155,8 +158,6 @@ def parse(config: Any, names: Iterable[str]) -> layout.Layout:
 
 def _read_image(vision: layout.Fields, dim: int, activation: Any) -> vit.Config:
     fields = vision.filled(layers=12, width=768, head_width=64, mlp_ratio=4.0, patch_size=16, image_size=224)
-    if isinstance(fields["layers"], list):
-        raise InputError(f"vision_cfg.layers {fields['layers']}: modified ResNets are not imported; a ViT has one number")
     known = ("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "act_kwargs", "norm_kwargs")
     unused = {
         "attentional_pool": False, "no_ln_pre": False, "ls_init_value": None, "output_tokens": False, "final_ln_after_pool": False,
@@ -292,15 +293,20 @@ def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
     if model.text.eos_id is not None:
         model = dataclasses.replace(model, text=dataclasses.replace(model.text, eos_id=None))
     assert model.text is not None
-    timm = model.image.pool == "map"
+    image = model.image
+    timm = isinstance(image, vit.Config) and image.pool == "map"
     config: dict[str, Any] = {"embed_dim": model.text.projection_dim}
     if model.family == "siglip":
         config["init_logit_bias"] = -10
     if timm:
         config["custom_text"] = True
-    elif model.image.activation == "quick_gelu":
+    elif model.text.activation == "quick_gelu":
         config["quick_gelu"] = True
-    config |= {"vision_cfg": _trunk_json(model.image) if timm else _image_json(model.image), "text_cfg": _text_json(model.text)}
+    if isinstance(image, resnet.Config):
+        config["vision_cfg"] = open_clip_resnet.to_json(image)
+    else:
+        config["vision_cfg"] = _trunk_json(image) if timm else _image_json(image)
+    config["text_cfg"] = _text_json(model.text)
     seen = model.preprocessing
     preprocess = {"mean": list(seen.mean), "std": list(seen.std), "interpolation": seen.interpolation, "resize_mode": seen.resize}
     contents = {NAME: {"model_cfg": config, "preprocess_cfg": preprocess}}
