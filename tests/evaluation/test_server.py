@@ -181,8 +181,20 @@ def test_every_answer_forbids_what_the_page_does_not_need(served):
     assert ask(served, "OPTIONS", "/text")[0] == 501
 
 
-def test_many_ask_at_once_and_each_gets_its_own(served):
-    found = {}
+def test_many_ask_at_once_and_each_gets_its_own_one_after_the_other(served, monkeypatch):
+    found, inside, together = {}, [], []
+    embed = base.Compiled.embed
+
+    def watched(self, *more):
+        inside.append(1)
+        together.append(len(inside))
+        time.sleep(0.01)
+        try:
+            return embed(self, *more)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(base.Compiled, "embed", watched)
 
     def one(colour):
         found[colour] = ask(served, "POST", "/image", of(colour), X_Labels=urllib.parse.quote(json.dumps(NAMES)))[1]
@@ -192,10 +204,12 @@ def test_many_ask_at_once_and_each_gets_its_own(served):
         thread.start()
     for thread in threads:
         thread.join()
+    assert max(together) == 1, "the devices work for one at a time"
     assert {colour: answer["labels"][0]["text"] for colour, answer in found.items()} == {colour: colour for colour in NAMES[:6]}
 
 
 def test_a_connection_that_stands_still_is_closed(served, monkeypatch):
+    assert server.Handler.timeout == server.TIMEOUT <= 60
     monkeypatch.setattr(server.Handler, "timeout", 0.2)
     connection = http.client.HTTPConnection(*served.server_address[:2], timeout=10)
     connection.connect()
