@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from vlm_jax import errors
 from vlm_jax.data import places
-from vlm_jax.data.sources import array_record, arrays, clip_benchmark, image_folder, patterns, tfds, webdataset
+from vlm_jax.data.sources import array_record, arrays, clip_benchmark, image_folder, patterns, tfds
 from vlm_jax.data.sources.array_record import ArrayRecord
 from vlm_jax.data.sources.base import Example, Source
 from vlm_jax.data.sources.patterns import expand
