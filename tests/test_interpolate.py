@@ -66,11 +66,20 @@ def test_the_coefficient_is_chosen_by_the_mean_over_tasks_and_the_curve_is_kept(
         assert record["metrics"][metric] == pytest.approx(scores[curve["coefficients"].index(curve["chosen"])], abs=1e-6)
 
 
+def test_evaluators_of_a_file_choose_too(runs, tmp_path):
+    (tmp_path / "suite.py").write_text(
+        "from vlm_jax.evaluation import retrieval\n\n\ndef evaluators():\n    return {'own': retrieval.Retrieval(limit=10)}\n"
+    )
+    flags = ["--suite", str(tmp_path / "suite.py"), "--tasks", "own", "--coefficients", "0", "1"]
+    assert convert.main(["interpolate", *runs, str(tmp_path / "target"), *flags]) == 0
+    assert list(json.loads((tmp_path / "target" / "interpolation.json").read_text())["scores"]) == ["own image_retrieval_recall@1"]
+
+
 def test_what_cannot_be_merged_or_chosen_is_refused(runs, tiny_world, tmp_path):
     for flags, message in (
         (["--coefficient", "0.5", "--tasks", "val"], "coefficient: give it, or --tasks"),
         (["--coefficient", "1.5"], "from 0, the first model, to 1, the second"),
-        (["--tasks", "nothing"], "tasks nothing: FIRST has val, held_out"),
+        (["--tasks", "nothing"], "tasks nothing: there are val, held_out"),
     ):
         with pytest.raises(InputError, match=message):
             convert.main(["interpolate", *runs, str(tmp_path / "target"), *flags])

@@ -39,7 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     if not all(0 <= c <= 1 for c in [*coefficients, options.coefficient or 0]):
         raise InputError(f"coefficients {coefficients}: from 0, the first model, to 1, the second")
     first, second = (convert.load(path, weights=options.weights) for path in (options.first, options.second))
-    config = configs.parse(first.config, overrides, prog=PROG, description="")
+    config = first.config
+    if options.suite:
+        config = dataclasses.replace(config, evaluators=configs.load_suite(options.suite))
+    config = configs.parse(config, overrides, prog=PROG, description="")
     merging.check([tree.flatten(source.variables) for source in (first, second)])
     evaluators = _evaluators(config, options.tasks or ())
     scores = _scores(first, second, config, evaluators, coefficients) if evaluators else {}
@@ -79,7 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks",
         nargs="+",
         metavar="NAME",
-        help="choose the coefficient with the best mean over these evaluators of FIRST's configuration",
+        help="choose the coefficient with the best mean over these evaluators",
+    )
+    parser.add_argument(
+        "--suite",
+        metavar="FILE.py",
+        help="evaluators from a Python file with evaluators() -> {name: evaluator}, instead of FIRST's own",
     )
     parser.add_argument(
         "--coefficients",
@@ -98,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluators(config: configs.Config, names: Sequence[str]) -> Mapping[str, Any]:
     unknown = sorted(set(names) - set(config.evaluators))
     if unknown:
-        raise InputError(f"tasks {', '.join(unknown)}: FIRST has {', '.join(config.evaluators) or 'no evaluators'}")
+        raise InputError(f"tasks {', '.join(unknown)}: there are {', '.join(config.evaluators) or 'no evaluators'}")
     return {name: config.evaluators[name] for name in names}
 
 
