@@ -236,3 +236,12 @@ def test_jpegs_far_larger_than_wanted_are_decoded_small_and_nearly_the_same(enco
 def test_fields_that_cannot_work_are_refused_by_name(fields, message):
     with pytest.raises(errors.InputError, match=message):
         images.Transform(**fields)
+
+
+def test_the_longer_side_is_rounded_down_as_torchvision_does():
+    """640 x 480 at 32 is 42 x 32, not 43."""
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    resized = Image.fromarray(pixels).resize((42, 32), Image.Resampling.BICUBIC).crop((5, 0, 37, 32))
+    np.testing.assert_array_equal(images.Transform(size=32)(buffer.getvalue()), np.asarray(resized))

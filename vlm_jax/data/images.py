@@ -89,8 +89,7 @@ class Transform:
         if self.resize == "squash":
             size = (side, side)
         else:
-            scale = side / min(width, height)
-            size = (max(side, round(width * scale)), max(side, round(height * scale)))
+            size = (side * width // min(width, height), side * height // min(width, height))  # rounded down, as torchvision does
         if size == image.size:
             return image
         if size[0] * size[1] > self.max_pixels:
