@@ -3,8 +3,8 @@
     python -m vlm_jax.train configs/lit.py --init-from 'image/ <- runs/mine' --workdir runs/lit \\
         --data.train 'shards/train-{00000..00003}.tar' --data.val shards/val-00000.tar
 
-The towers are those of `configs/clip_webdataset.py`. The paper (Zhai et al. 2022) locks ViTs trained on ImageNet-21k or JFT; its public models
-learn a text tower on YFCC100M and CC12M with learning rate 1e-3 and weight decay 1e-4.
+The towers are those of `configs/clip_webdataset.py`. The paper (Zhai et al. 2022) locks ViTs trained on ImageNet-21k or JFT; its public
+models learn a text tower on YFCC100M and CC12M with learning rate 1e-3 and weight decay 1e-4.
 """
 
 import dataclasses

@@ -1,3 +1,4 @@
+import io
 import struct
 import warnings
 import zlib
