@@ -7,7 +7,7 @@ import pytest
 
 from tests.models import golden
 from vlm_jax import config as configs
-from vlm_jax import convert, evaluate
+from vlm_jax import convert, evaluate, imported
 from vlm_jax.data import images, pipeline
 from vlm_jax.data import text as tokenizers
 from vlm_jax.errors import InputError
@@ -134,7 +134,7 @@ def test_wrong_paths_are_one_line(tmp_path, source, words):
 
 def test_an_imported_model_is_loaded_in_python(tmp_path):
     foreign(tmp_path / "theirs", "siglip")
-    found = convert.load(str(tmp_path / "theirs"))
+    found = imported.load(str(tmp_path / "theirs"))
     assert isinstance(found.config.system, siglip.Siglip)
     assert tree.flatten(found.variables)["bias"].shape == ()
     assert any("no vocabulary" in note for note in found.notes)
@@ -150,7 +150,7 @@ def test_a_tokenizer_that_transformers_lacks_is_left_out_and_said(tmp_path, shar
     assert "no tokenizer is written" in (tmp_path / "again" / "README.md").read_text()
     assert not (tmp_path / "again" / "spiece.model").exists()
     (tmp_path / "theirs" / "spiece.model").write_bytes(vocabulary.read_bytes())
-    assert convert.load(str(tmp_path / "theirs")).vocabulary is None
+    assert imported.load(str(tmp_path / "theirs")).vocabulary is None
 
 
 def test_a_modified_resnet_with_its_statistics_goes_in_and_out(oracles, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlm_jax import config as configs
-from vlm_jax import convert, evaluate, run, train
+from vlm_jax import convert, evaluate, imported, run, train
 from vlm_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,8 +188,8 @@ class Checker:
             if len(read) == (2 if arguments[0] == "interpolate" else 1):
                 raise Parsed
 
-        self.monkeypatch.setattr(convert, "load", load)
-        self.monkeypatch.setattr(convert, "check_target", lambda target: None)
+        self.monkeypatch.setattr(imported, "load", load)
+        self.monkeypatch.setattr(imported, "check_target", lambda target: None)
         with pytest.raises(Parsed):
             convert.main(arguments)
         target = arguments[arguments.index(read[-1]) + 1]

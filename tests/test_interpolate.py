@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vlm_jax import convert, evaluate, train
+from vlm_jax import convert, evaluate, imported, train
 from vlm_jax.errors import InputError
 from vlm_jax.training import tree
 
@@ -32,7 +32,7 @@ def runs(tiny_world, tmp_path_factory):
 
 
 def _weights(path):
-    return tree.flatten(convert.load(str(path)).variables)
+    return tree.flatten(imported.load(str(path)).variables)
 
 
 def test_the_ends_are_the_models_and_the_middle_their_mean(runs, tmp_path):

@@ -15,6 +15,7 @@ import jax
 from flax import nnx
 
 from vlm_jax import config as configs
+from vlm_jax import imported
 from vlm_jax.config import Config
 from vlm_jax.errors import DONE, InputError
 from vlm_jax.evaluation import base, comparison, embeddings, index, records, server, terminal
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     (job,) = jobs
     if options.serve:
         return _serve(job, options)
-    out = _folder(options.out or job.workdir)
+    out = _folder(options.out or job.home)
     _evaluate(job, out, options)
     if jax.process_index() == 0:
         found = records.read_evaluation_json(out / "evaluation.json")
@@ -60,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
         "Exit codes: 0 done, 1 fault in code, 2 bad input or configuration, 4 infrastructure, such as a damaged checkpoint.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--checkpoint", metavar="WORKDIR|STEP_DIR", help="a run (its last step) or one checkpoint of it")
+    what.add_argument(
+        "--checkpoint",
+        metavar="WORKDIR|STEP_DIR|hf:DIR",
+        help="a run (its last step), one checkpoint of it, or a model of others: hf:DIR, open_clip:DIR, big_vision:FILE.npz",
+    )
     what.add_argument(
         "--compare",
         nargs="+",
@@ -106,6 +111,8 @@ class Job:
 
     config: Config
     workdir: Path
+    home: Path
+    """Where results go unless another place is named: the run's own folder, and below `evaluation` for imported models."""
     at: int | None
     """The step that was asked for; None: the last good one."""
     weights: str
@@ -118,7 +125,8 @@ class Job:
         Raises:
           InputError: anything that is named is missing or malformed.
         """
-        config, workdir, at = configs.of_checkpoint(path, allow=options.allow_types)
+        folder = imported.resolve(path)
+        config, workdir, at = configs.of_checkpoint(folder, allow=options.allow_types)
         if not config.mesh.fits(jax.device_count()):
             config = dataclasses.replace(config, mesh=sharding.Mesh())
         if options.suite:
@@ -133,7 +141,8 @@ class Job:
         found = checkpoint.steps(workdir)
         if not found:
             raise InputError(f"checkpoint {workdir}: it holds no complete checkpoint yet")
-        job = cls(config, workdir, at, options.weights or config.weights, tuple(options.tasks or config.evaluators))
+        home = workdir if folder == path else Path("evaluation") / workdir.name
+        job = cls(config, workdir, home, at, options.weights or config.weights, tuple(options.tasks or config.evaluators))
         suites.check({name: job.evaluators[name] for name in job.names})
         return job
 
@@ -248,7 +257,7 @@ def _serve(job: Job, options: argparse.Namespace) -> int:
     data = options.data or next((e.data for e in job.evaluators.values()), job.stream.val)
     base.open_records(data, options.limit or 0)
     keep = "always" if options.keep_embeddings == "interrupted" else options.keep_embeddings
-    subject, step = job.subject(_folder(options.out or job.workdir), keep, int(options.embeddings_gb * 1e9))
+    subject, step = job.subject(_folder(options.out or job.home), keep, int(options.embeddings_gb * 1e9))
     searched = index.Index(subject, data, options.limit or 0)
     facts = {"model": job.label.partition("@")[0], "step": step, "name": Path(data.split("::")[0]).name}
     server.serve(server.Server(searched, facts, options.host or "127.0.0.1", options.port or 0))

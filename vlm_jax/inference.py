@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 
 from vlm_jax import config as configs
+from vlm_jax import imported
 from vlm_jax.data import records
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base
@@ -36,7 +37,7 @@ def load(
     batch_size: int = 64,
     allow_types: Sequence[str] = (),
 ) -> "Model":
-    """A run (its last good checkpoint) or one checkpoint of it, on all devices of this machine.
+    """A run (its last good checkpoint), one checkpoint of it, or `hf:DIR`, `open_clip:DIR`; on all devices of this machine.
 
     Args:
       weights: trained ones or their moving average; auto: the average where one is kept.
@@ -47,7 +48,7 @@ def load(
       InputError: there is no checkpoint, it lacks what is asked for, or its model embeds no images and texts.
       InfrastructureError: it is damaged.
     """
-    config, workdir, at = configs.of_checkpoint(os.fspath(path), allow=allow_types)
+    config, workdir, at = configs.of_checkpoint(imported.resolve(os.fspath(path)), allow=allow_types)
     model, mesh = states.Model.of(config.system), sharding.Mesh().make()
     if not all(hasattr(model.merge(model.params, model.buffers), name) for name in ("embed_image", "embed_text")):
         raise InputError(f"checkpoint {path}: {type(config.system).__name__} does not embed images and texts")

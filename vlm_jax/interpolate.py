@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 
 from vlm_jax import config as configs
-from vlm_jax import convert, files
+from vlm_jax import files, imported
 from vlm_jax.errors import DONE, InputError
 from vlm_jax.evaluation import base, report
 from vlm_jax.evaluation import suite as suites
@@ -32,13 +32,13 @@ def main(arguments: Sequence[str]) -> int:
     """Parses the command line, merges, chooses and writes."""
     options, overrides = _parser().parse_known_args(list(arguments))
     target = Path(options.target)
-    convert.check_target(target)
+    imported.check_target(target)
     if options.coefficient is not None and options.tasks:
         raise InputError("coefficient: give it, or --tasks to choose it by, not both")
     coefficients = sorted(set(options.coefficients))
     if not all(0 <= c <= 1 for c in [*coefficients, options.coefficient or 0]):
         raise InputError(f"coefficients {coefficients}: from 0, the first model, to 1, the second")
-    first, second = (convert.load(path, weights=options.weights) for path in (options.first, options.second))
+    first, second = (imported.load(path, weights=options.weights) for path in (options.first, options.second))
     config = first.config
     if options.suite:
         config = dataclasses.replace(config, evaluators=configs.load_suite(options.suite))
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     note = f"interpolated: {1 - chosen:g} of {options.first} (step {first.step}), {chosen:g} of {options.second} (step {second.step})"
     merged = _merged(first, second, chosen)
     target.mkdir(parents=True, exist_ok=True)
-    convert.save(
+    imported.save(
         dataclasses.replace(first, variables=merged, step=second.step, notes=(*first.notes, note), results=()), target
     )
     print(note)
@@ -110,14 +110,14 @@ def _evaluators(config: configs.Config, names: Sequence[str]) -> Mapping[str, An
     return {name: config.evaluators[name] for name in names}
 
 
-def _merged(first: convert.Source, second: convert.Source, coefficient: float) -> dict[str, Any]:
+def _merged(first: imported.Source, second: imported.Source, coefficient: float) -> dict[str, Any]:
     a, b = (tree.flatten(jax.tree.map(jnp.asarray, source.variables)) for source in (first, second))
     return jax.device_get(tree.unflatten(merging.interpolate(a, b, coefficient)))
 
 
 def _scores(
-    first: convert.Source,
-    second: convert.Source,
+    first: imported.Source,
+    second: imported.Source,
     config: configs.Config,
     evaluators: Mapping[str, Any],
     coefficients: Sequence[float],

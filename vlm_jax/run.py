@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vlm_jax import config as configs
-from vlm_jax import errors
+from vlm_jax import errors, imported
 from vlm_jax.config import Config
 from vlm_jax.data import pipeline
 from vlm_jax.errors import InputError
@@ -248,7 +248,7 @@ class Run:
 
     def _stored(self, path: str) -> dict[str, jax.Array]:
         """All parameters and buffers of a checkpoint by path, its moving average where it is to be used."""
-        other, workdir, at = configs.of_checkpoint(path)
+        other, workdir, at = configs.of_checkpoint(imported.resolve(path))
         shapes = states.weights_of(states.Model.of(other.system))
         weights, _ = checkpoint.load_weights(workdir, at, shapes, self.mesh, on_corrupt=self.config.on_corrupt)
         return tree.flatten(states.variables(weights, self.config.weights))
