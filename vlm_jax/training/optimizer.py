@@ -219,7 +219,7 @@ def schedule(
     """Linear warm-up from zero to `peak` at step `warmup`, then the named form."""
 
     def rate(step):
-        step = jnp.asarray(step, jnp.promote_types(jnp.float32, jnp.asarray(step).dtype))
+        step = jnp.asarray(step, jnp.result_type(float))  # float64 where that is enabled
         after = {
             "cosine": lambda: final
             + (peak - final) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip((step - warmup) / max(total - warmup, 1), 0, 1))),
