@@ -254,6 +254,7 @@ def test_a_description_has_what_the_model_must_match(pairs):
     assert dataclasses.asdict(pairs.describe()) == {
         "vocab_size": 519, "length": 24, "bos_id": 517, "eos_id": 518, "pad_id": 0, "image_size": 8,
         "train_records": 37, "val_records": 37, "fingerprint": sources.open_source(pairs.train).fingerprint,
+        "images": 1, "image_id": None, "chunk_end_id": None,
     }  # fmt: skip
 
 

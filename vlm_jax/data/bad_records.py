@@ -17,14 +17,23 @@ import numpy as np
 from vlm_jax import errors, files
 from vlm_jax.data import records, sources
 
-FIELD = "bad_record"
-"""Of a row whose own record was replaced; taken off before rows become a batch."""
+FIELD = "bad_records"
+"""Of a row with something bad: BadRecords by part of the stream, "" where it has no parts; taken off before rows become a batch."""
 ENOUGH = 20
 """Bad examples before their share is judged, if any are allowed."""
 _DEVIATIONS = 4
 """Standard deviations that the count may lie above the share: a sample of data with exactly that share passes."""
 _ATTEMPTS = 100
 _SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Allowance:
+    """How much of what is read may be bad."""
+
+    share: float
+    per_example: float = 1.0
+    """Records in an example on average: below 1 for a part of a mixture, the images of a row of pages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +52,7 @@ class BadRecord:
 def replaced(
     source: sources.Source, index: int, load: Callable[[sources.Example, int], dict[str, Any]], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The row of a record, or of the first usable one of those drawn in its place, then with a BadRecord in FIELD.
+    """The row of a record, or of the first usable one of those drawn in its place, then with a BadRecord of no part in FIELD.
 
     Raises:
       RecordError: a hundred others cannot be used either.
@@ -55,7 +64,7 @@ def replaced(
     for _ in range(_ATTEMPTS):
         other = int(rng.integers(len(source)))
         try:
-            return load(source[other], other) | {FIELD: bad}
+            return load(source[other], other) | {FIELD: {"": (bad,)}}
         except records.RecordError:
             continue
     raise records.RecordError(f"{bad.where}: {bad.reason}; nor can {_ATTEMPTS} others be used that were drawn in its place")
@@ -64,11 +73,11 @@ def replaced(
 class Account:
     """Counts the bad examples among those that this process fed, by stream, and logs each record once."""
 
-    def __init__(self, shares: Mapping[str, float], rows: Mapping[str, int]):
+    def __init__(self, shares: Mapping[str, float], rows: Mapping[str, float]):
         """
         Args:
           shares: of the examples of a stream that may be bad.
-          rows: of a batch that this process feeds, by stream.
+          rows: of a batch that this process feeds, by stream; on average, where that varies.
         """
         self._shares, self._rows = dict(shares), dict(rows)
         self._log: Path | None = None
@@ -125,7 +134,7 @@ class Account:
 
     def state(self) -> dict[str, list[int]]:
         """Bad examples, and how many were seen, of the streams that have any."""
-        return {name: [bad, self._seen[name]] for name, bad in self._bad.items() if bad}
+        return {name: [bad, round(self._seen[name])] for name, bad in self._bad.items() if bad}
 
     def set_state(self, step: int, state: Mapping[str, Sequence[int]]) -> None:
         """Goes on with the counts of `state` after so many batches."""
@@ -138,7 +147,7 @@ class Account:
         if bad <= allowed + _DEVIATIONS * math.sqrt(allowed) or (share and bad < ENOUGH):
             return
         raise errors.InputError(
-            f"data.bad_records {share:g} of {name}: {bad:,} of {seen:,} examples ({bad / seen:.2%}) cannot be used, such as "
+            f"data.bad_records {share:g} of {name}: {bad:,} of {seen:,.0f} examples ({bad / seen:.2%}) cannot be used, such as "
             f"{'; '.join(self._first[name])}. Mend the shards, or raise data.bad_records"
             + (f"; {self._log} lists every one" if self._log else "")
         )

@@ -1,11 +1,11 @@
 """Collate: one example to the arrays of a batch row, and rows to a batch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from vlm_jax.data import images, records, text
+from vlm_jax.data import captions, images, records, text
 
 
 def pairs(
@@ -14,7 +14,8 @@ def pairs(
     *,
     transform: images.Transform,
     tokenizer: "text.LoadedTokenizer",
-    caption: Literal["random", "first"],
+    caption: captions.Rule | int,
+    clean: captions.Cleaning = "none",
     tokens: text.Part = "first",
     rng: np.random.Generator | None,
 ) -> dict[str, np.ndarray]:
@@ -23,7 +24,8 @@ def pairs(
     Args:
       example: has `image` (encoded bytes) and `captions` (strings).
       index: its place in the source, kept to find it again.
-      caption: which caption is taken; "random" needs `rng`.
+      caption: which caption is taken, by a rule or by number; "random" needs `rng`.
+      clean: what is done to it first.
       tokens: which tokens of a caption that is longer than a row are taken.
       rng: the example's own generator: the caption is drawn first, then what the transform draws, then tokens. None: the
         first caption, the evaluation form of the transform, and the first tokens.
@@ -31,19 +33,11 @@ def pairs(
     Raises:
       RecordError: no image, no caption, or an image that cannot be decoded.
     """
-    captions = example.get("captions")
-    if not captions:
-        raise records.RecordError("has no caption")
-    if not isinstance(captions, (list, tuple)):
-        raise records.RecordError(f"its captions are a {type(captions).__name__}, not a list")
+    words = captions.choose(example, caption, clean, rng)
     if not example.get("image"):
         raise records.RecordError("has no image")
     if not isinstance(example["image"], bytes):
         raise records.RecordError(f"its image is a {type(example['image']).__name__}, not bytes")
-    choice = int(rng.integers(len(captions))) if caption == "random" and rng is not None and len(captions) > 1 else 0
-    if not isinstance(captions[choice], str):
-        raise records.RecordError(f"caption {choice} is a {type(captions[choice]).__name__}, not a string")
-    words = captions[choice]
     return {
         "image": transform(example["image"], rng),
         "tokens": tokenizer.row(words) if rng is None else tokenizer.part(words, tokens, rng),

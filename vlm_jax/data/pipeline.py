@@ -2,28 +2,24 @@
 
 A stream has ONE order, over positions 0, 1, 2 ... without end: the records shuffled anew every epoch. Row r of global batch k of a
 stream with batch size B is position k B + r, and what is drawn at random for it (caption, crop, flip) comes from a
-generator of that position; where its record cannot be used, another one is drawn from the same generator (`bad_records`). A process
-builds only the rows it feeds; threads and worker processes build whole batches of theirs; the state of the iterator is the number of
-the next batch, and what was counted of bad records up to there.
+generator of that position; where its record cannot be used, another one is drawn from the same generator (`bad_records`). `batches`
+makes batches of it; `mixtures`, `pages` and `clips` are further streams.
 """
 
 import dataclasses
 import functools
-import multiprocessing
-import os
-import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import grain
 import numpy as np
-from absl import flags
 
 from vlm_jax import errors
-from vlm_jax.data import bad_records, collate, images, records, sources, text, vocabulary
+from vlm_jax.data import bad_records, batches, captions, collate, images, records, sources, text, vocabulary
 
-Batch = dict[str, dict[str, np.ndarray]]
+Batch = batches.Batch
+BatchIterator = batches.BatchIterator
 Rows = Callable[[int], np.ndarray]
 """From a stream's global batch size to the rows of the global batch that this process feeds, in order."""
 
@@ -42,6 +38,12 @@ class Description:
     val_records: int
     fingerprint: str
     """Names, counts and sizes of the training shards; equal fingerprints mean the same order."""
+    images: int = 1
+    """Images in an example, at most."""
+    image_id: int | None = None
+    """Of the token that stands for an image; beyond the vocabulary."""
+    chunk_end_id: int | None = None
+    """Of the token that ends the text of an image; beyond the vocabulary."""
 
 
 class Stream(Protocol):
@@ -53,8 +55,6 @@ class Stream(Protocol):
     """Examples in a global batch of this stream; 0: the run's batch size."""
     val: str
     """What evaluators without data of their own evaluate."""
-    bad_records: float
-    """Share of the examples that may be unusable before the run stops."""
     image: images.Transform
     tokenizer: text.Tokenizer
 
@@ -62,7 +62,7 @@ class Stream(Protocol):
 
     def describe(self) -> Description: ...
 
-    def examples(self, seed: int) -> grain.MapDataset: ...
+    def examples(self, seed: int) -> batches.Examples: ...
 
     def keep(self, folder: str) -> None: ...
 
@@ -82,8 +82,12 @@ class Pairs:
     """Validation data, in the same form."""
     tokenizer: text.Tokenizer
     image: images.Transform
-    caption: Literal["random", "first"] = "random"
-    """Which of an image's captions a training step sees."""
+    caption: captions.Rule = "random"
+    """Which of an image's captions a training step sees: a random one, the first, one that follows from the key of the example, or
+    all of them, each as an example of its own (they are counted once, on first use)."""
+    clean: captions.Cleaning = "none"
+    """What is done to captions first: nothing; whitespace: encodings mended, HTML unescaped twice, white space collapsed; lower: and
+    lower-cased, as CLIP does; canonical: and without punctuation, as SigLIP does. Evaluation takes texts as they are."""
     tokens: text.Part = "first"
     """Which tokens of a caption longer than tokenizer.length a training step sees: the first ones, random ones in their order, or a
     block, a run from a random place (CLIPA). Evaluation sees the first ones."""
@@ -134,18 +138,23 @@ class Pairs:
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
             image_size=self.image.size,
-            train_records=len(train),
+            train_records=self._count(train),
             val_records=len(sources.open_source(self.val, "val")),
             fingerprint=train.fingerprint,
         )
 
-    def examples(self, seed: int) -> grain.MapDataset:
+    def examples(self, seed: int) -> batches.Examples:
         """Training examples by position; indices beyond the first epoch are the following ones, shuffled anew."""
         source = sources.open_source(self.train, "train")
         order, draws = np.random.SeedSequence(seed).generate_state(2)
         self.tokenizer.load()
-        load = _LoadPair(source, self.image, self.tokenizer, self.caption, self.tokens)
-        return grain.MapDataset.range(len(source)).shuffle(seed=int(order)).random_map(load, seed=int(draws))
+        load = _LoadPair(source, self)
+        rows = grain.MapDataset.range(self._count(source)).shuffle(seed=int(order)).random_map(load, seed=int(draws))
+        return batches.Examples(rows, {"": bad_records.Allowance(self.bad_records)})
+
+    def _count(self, source: sources.Source) -> int:
+        """Examples of an epoch."""
+        return int(captions.ends(source)[-1]) if self.caption == "all" else len(source)
 
 
 def train_iterator(
@@ -173,105 +182,21 @@ def train_iterator(
     for name, value in (("workers", workers), ("threads", threads), ("seed", seed)):
         if value < 0:
             raise errors.InputError(f"{name} {value}: cannot be negative")
-    examples, sizes, own_rows = {}, {}, {}
+    shares = {}
     for name, stream in streams.items():
-        size = sizes[name] = stream.batch_size or batch_size
+        size = stream.batch_size or batch_size
         if size < 1:
             raise errors.InputError(f"batch_size {size} of {name}: at least 1 is needed")
         stream_seed = np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0]
-        epoch = stream.examples(int(stream_seed))
-        if len(epoch) < size:
+        examples = stream.examples(int(stream_seed))
+        if len(examples) < size:
             raise errors.InputError(
-                f"batch_size {size} of {name} is more than its {len(epoch)} training records; "
-                f"use at most {len(epoch)}, or more shards"
+                f"batch_size {size} of {name} is more than its {len(examples)} training records; "
+                f"use at most {len(examples)}, or more shards"
             )
-        examples[name] = epoch.repeat()
-        own_rows[name] = np.arange(size) if rows is None else np.asarray(rows(size))
-        _check_rows(name, own_rows[name], size)
-    account = bad_records.Account(
-        {name: stream.bad_records for name, stream in streams.items()}, {name: len(own) for name, own in own_rows.items()}
-    )
-    return BatchIterator(_Batches(examples, sizes, own_rows), account, workers=workers, threads=threads)
-
-
-class BatchIterator(grain.DatasetIterator):
-    """Iterates over global batches from a given one on. Its state is {"step": number of the next batch}, with the counts of bad records.
-
-    The state knows nothing of hosts, workers and threads, so a run may go on with others. Close it when done: workers are processes.
-    """
-
-    def __init__(self, batches: grain.MapDataset, account: bad_records.Account, *, workers: int, threads: int):
-        super().__init__()
-        self.bad_records = account
-        """Of the batches taken so far."""
-        self._batches, self._workers, self._threads = batches, workers, threads
-        self._step = 0
-        self._open = True
-        self._iterator: grain.DatasetIterator | None = None
-
-    def __next__(self) -> Batch:
-        batch, bad = next(self._started())
-        self.bad_records.add(self._step, bad)
-        self._step += 1
-        return batch
-
-    def get_state(self) -> dict[str, Any]:
-        """{"step": k}: the next batch is global batch k. Where records were bad, {"bad_records": {stream: [bad, seen]}} as well."""
-        counts = self.bad_records.state()
-        return {"step": self._step} | ({"bad_records": counts} if counts else {})
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on at global batch `state["step"]`."""
-        step = int(state["step"])
-        if step < 0:
-            raise ValueError(f"step {step} of the state is negative")
-        self._stop()
-        self._step = step
-        self.bad_records.set_state(step, state.get("bad_records", {}))
-
-    def start_prefetch(self) -> None:
-        """Starts to read ahead, so that the first batch is ready when it is asked for."""
-        self._started().start_prefetch()
-
-    def close(self) -> None:
-        """Ends threads and workers."""
-        self._open = False
-        self._stop()
-        super().close()
-
-    def _started(self) -> grain.DatasetIterator:
-        if not self._open:
-            raise ValueError("the iterator is closed")
-        if self._iterator is None:
-            self._iterator = iter(self._from(self._step))
-        return self._iterator
-
-    def _from(self, step: int) -> grain.IterDataset:
-        ahead = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads + 2)  # in batches
-        batches = self._batches[step:].to_iter_dataset(ahead)
-        if not self._workers:
-            return batches
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads absl flags in mp_prefetch; we have none
-        options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
-        return batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
-
-    def _stop(self) -> None:
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
-
-
-def _end_with_parent(worker: int, workers: int) -> None:
-    """Lets a worker end when its run is killed, which cannot tell it any more."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "called in a worker"
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
+        own = np.arange(size) if rows is None else np.asarray(rows(size))
+        shares[name] = batches.Share(examples, size, batches.own_rows(name, size, own))
+    return batches.BatchIterator(shares, workers=workers, threads=threads)
 
 
 def read(
@@ -297,20 +222,21 @@ def read(
 @dataclasses.dataclass(frozen=True)
 class _LoadPair(grain.transforms.RandomMap):
     source: sources.Source
-    transform: images.Transform
-    tokenizer: text.Tokenizer
-    caption: Literal["random", "first"]
-    tokens: text.Part
+    pairs: Pairs
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         load = functools.partial(
             collate.pairs,
-            transform=self.transform,
-            tokenizer=self.tokenizer.load(),
-            caption=self.caption,
-            tokens=self.tokens,
+            transform=self.pairs.image,
+            tokenizer=self.pairs.tokenizer.load(),
+            caption=self.pairs.caption,
+            clean=self.pairs.clean,
+            tokens=self.pairs.tokens,
             rng=rng,
         )
+        if self.pairs.caption == "all":
+            index, number = captions.find(self.source, index)
+            load = functools.partial(load, caption=number)
         return bad_records.replaced(self.source, index, load, rng)
 
 
@@ -327,38 +253,3 @@ class _LoadImage(grain.transforms.Map):
             raise records.RecordError(
                 f"{self.source.where(index)}: {error}. An evaluation leaves nothing out: mend this record, or take it out of the shard"
             ) from error
-
-
-class _Batches(grain.MapDataset):
-    """Element k: this process's rows of global batch k, of every stream; and (stream, row, BadRecord) of those that were replaced."""
-
-    def __init__(self, streams: Mapping[str, grain.MapDataset], sizes: Mapping[str, int], rows: Mapping[str, np.ndarray]):
-        super().__init__(tuple(streams.values()))
-        self._streams, self._sizes = dict(streams), dict(sizes)
-        self._rows = {name: [int(row) for row in rows[name]] for name in streams}
-        self._length = min(len(dataset) // sizes[name] for name, dataset in streams.items())
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __str__(self) -> str:
-        return "Batches(" + ", ".join(f"{n}: {len(self._rows[n])} of {self._sizes[n]}" for n in self._streams) + ")"
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return self.slice(index)
-        batch, bad = {}, []
-        for name, examples in self._streams.items():
-            rows = [examples[index * self._sizes[name] + row] for row in self._rows[name]]
-            bad += [
-                (name, number, row.pop(bad_records.FIELD))
-                for number, row in zip(self._rows[name], rows, strict=True)
-                if bad_records.FIELD in row
-            ]
-            batch[name] = collate.stack(rows)
-        return batch, tuple(bad)
-
-
-def _check_rows(name: str, rows: np.ndarray, size: int) -> None:
-    if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= size:
-        raise ValueError(f"rows of {name}: a non-empty list of row numbers below {size} is needed, got {rows}")

@@ -250,11 +250,16 @@ def _load(config: Tokenizer) -> LoadedTokenizer:
     raise errors.InputError(f"tokenizer.path {config.path}: neither a SentencePiece model (*.model) nor merges (*.txt, *.txt.gz)")
 
 
+def mended(text: str) -> str:
+    """Text with encodings mended and HTML unescaped twice."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text  # as these two would leave it, slowly
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
 def _clip_clean(text: str) -> str:
-    """Mends encodings, unescapes HTML twice, collapses white space, lower-cases."""
-    if not (text.isascii() and text.isprintable() and "&" not in text):  # on the others the first two do nothing, slowly
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return _SPACE.sub(" ", text).strip().lower()
+    """Mends, collapses white space, lower-cases."""
+    return _SPACE.sub(" ", mended(text)).strip().lower()
 
 
 def _read_merges(path: str) -> list[tuple[str, str]]:
