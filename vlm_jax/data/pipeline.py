@@ -102,18 +102,17 @@ class Pairs:
             raise errors.InputError(f"data.bad_records {self.bad_records}: a share of the examples, from 0 to 1")
 
     def prepared(self) -> "Pairs":
-        """The same stream with a vocabulary that exists: trains the one that `tokenizer.path` asks for.
+        """The same stream with the decoder of this machine, and a vocabulary that exists: trains the one that `tokenizer.path` asks for.
 
         Raises:
-          InputError: `captions:` without a number, or what the shards or the training raise.
+          InputError: no such decoder, `captions:` without a number, or what the shards or the training raise.
         """
-        scheme, colon, size = self.tokenizer.path.partition(":")
-        if scheme != "captions" or not colon:
-            return self
-        if not size.isdecimal():
-            raise errors.InputError(f"tokenizer.path {self.tokenizer.path}: write the number of pieces, such as captions:4096")
-        path = vocabulary.of_captions(sources.open_source(self.train, "train"), int(size))
-        return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, path=path))
+        stream = dataclasses.replace(self, image=self.image.prepared())
+        size = vocabulary.size_asked(self.tokenizer.path)
+        if size is None:
+            return stream
+        path = vocabulary.of_captions(sources.open_source(self.train, "train"), size)
+        return dataclasses.replace(stream, tokenizer=dataclasses.replace(self.tokenizer, path=path))
 
     def keep(self, folder: str) -> None:
         """Copies into a run's folder what a checkpoint needs of the stream: the vocabulary."""
@@ -140,7 +139,7 @@ class Pairs:
             image_size=self.image.size,
             train_records=self._count(train),
             val_records=len(sources.open_source(self.val, "val")),
-            fingerprint=train.fingerprint,
+            fingerprint=train.fingerprint + self.image.fingerprint,
         )
 
     def examples(self, seed: int) -> batches.Examples:

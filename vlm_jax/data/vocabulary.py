@@ -44,6 +44,20 @@ def train(texts: Iterable[str], size: int, *, threads: int = 1) -> bytes:
     return model.getvalue()
 
 
+def size_asked(path: str) -> int | None:
+    """The number of pieces of a tokenizer.path such as `captions:4096`; None where the path names a file.
+
+    Raises:
+      InputError: `captions:` without a number.
+    """
+    scheme, colon, size = path.partition(":")
+    if scheme != "captions" or not colon:
+        return None
+    if not size.isdecimal():
+        raise errors.InputError(f"tokenizer.path {path}: write the number of pieces, such as captions:4096")
+    return int(size)
+
+
 def _captions(source: Any) -> Iterable[str]:
     """Those of the usable records; a training step replaces and counts the others."""
     for index in range(len(source)):
