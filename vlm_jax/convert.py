@@ -49,6 +49,7 @@ def layout_of(config: configs.Config) -> layout.Layout:
             std=system.std,
             resize=transform.resize,
             resize_to=transform.resize_to,
+            fill=transform.fill,
             interpolation=transform.interpolation,
         ),
         table=(),

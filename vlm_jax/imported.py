@@ -168,7 +168,9 @@ def _load_foreign(path: str, allow: Sequence[str], image_size: int | None, token
             train="",
             val="",
             tokenizer=_tokenizer(vocabulary, tokenizer, system.text.length, found.layout.family),
-            image=images.Transform(size=seen.size, resize=seen.resize, resize_to=seen.resize_to, interpolation=seen.interpolation),
+            image=images.Transform(
+                size=seen.size, resize=seen.resize, resize_to=seen.resize_to, fill=seen.fill, interpolation=seen.interpolation
+            ),
         ),
         evaluators={"retrieval": retrieval.Retrieval()},
     )

@@ -5,10 +5,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, JpegImagePlugin
+from PIL import Image, ImageEnhance, JpegImagePlugin
 
 from vlm_jax import errors
-from vlm_jax.data import images, records
+from vlm_jax.data import colours, decoding, images, records
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -77,10 +77,13 @@ def test_cmyk_jpeg_has_its_colours(encode_image):
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8, 5])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
 def test_exif_orientation_is_undone(form, orientation, encode_image):
     upright = smooth(32, 48)
-    turned = {1: upright, 3: upright[::-1, ::-1], 6: np.rot90(upright), 8: np.rot90(upright, -1), 5: upright.swapaxes(0, 1)}
+    turned = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.swapaxes(0, 1),
+        6: np.rot90(upright), 7: upright[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(upright, -1),
+    }  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95} if form == "JPEG" else {"lossless": True} if form == "WEBP" else {}
@@ -232,6 +235,9 @@ def test_jpegs_far_larger_than_wanted_are_decoded_small_and_nearly_the_same(enco
         ({"min_scale": 0.0}, "image.min_scale 0.0"),
         ({"flip": 1.5}, "image.flip 1.5"),
         ({"max_pixels": 0}, "image.max_pixels 0"),
+        ({"grayscale": -0.1}, "image.grayscale -0.1"),
+        ({"aspect": (1.3, 0.7)}, "image.aspect .* the smaller ratio first"),
+        ({"fill": (0, 0, 256)}, "image.fill"),
     ],
 )
 def test_fields_that_cannot_work_are_refused_by_name(fields, message):
@@ -246,3 +252,142 @@ def test_the_longer_side_is_rounded_down_as_torchvision_does():
     Image.fromarray(pixels).save(buffer, "PNG")
     resized = Image.fromarray(pixels).resize((42, 32), Image.Resampling.BICUBIC).crop((5, 0, 37, 32))
     np.testing.assert_array_equal(images.Transform(size=32)(buffer.getvalue()), np.asarray(resized))
+
+
+def test_longest_keeps_the_whole_image_in_the_middle_of_its_fill(encode_image):
+    pixels = smooth(30, 47)
+    whole = np.asarray(Image.fromarray(pixels).resize((20, 13), Image.Resampling.BICUBIC))  # 30 x 20 / 47 = 12.8
+    transform = images.Transform(size=20, resize="longest", fill=(1, 2, 3), crop="random", flip=0.5)
+    for padded in (transform(encode_image(pixels)), transform.evaluation()(encode_image(pixels), np.random.default_rng(0))):
+        np.testing.assert_array_equal(padded[3:16], whole)
+        assert (padded[:3] == (1, 2, 3)).all() and (padded[16:] == (1, 2, 3)).all()
+    upright = images.Transform(size=20, resize="longest")(encode_image(pixels.swapaxes(0, 1).copy()))
+    assert not upright[:, :3].any() and not upright[:, 16:].any() and upright[:, 3:16].any((0, 2)).all()
+    assert images.Transform(size=8, resize="longest")(encode_image(np.full((1, 500, 3), 255, np.uint8))).any()
+
+
+def test_a_random_crop_of_longest_moves_the_image_in_its_padding(encode_image):
+    white = encode_image(np.full((10, 20, 3), 255, np.uint8))
+    transform = images.Transform(size=12, resize="longest", crop="random")
+    tops = {int(transform(white, np.random.default_rng(seed)).any((1, 2)).argmax()) for seed in range(80)}
+    assert tops == set(range(7))  # 12 x 6 in 12 x 12
+
+
+def test_what_is_not_asked_for_draws_nothing(encode_image, noise):
+    """The draws of a transform are those of its crop and its flip, in this order: older runs go on with the same pixels."""
+    pixels = noise(8, 20, 20)
+    transform = images.Transform(size=16, resize_to=20, crop="random", flip=0.5)
+    for seed in range(20):
+        rng, mine = np.random.default_rng(seed), np.random.default_rng(seed)
+        found = transform(encode_image(pixels), rng)
+        left, top = int(mine.integers(5)), int(mine.integers(5))
+        expected = pixels[top : top + 16, left : left + 16]
+        np.testing.assert_array_equal(found, expected[:, ::-1] if mine.random() < 0.5 else expected)
+        assert rng.bit_generator.state == mine.bit_generator.state
+
+
+def test_aspect_limits_the_part_that_is_taken(encode_image):
+    """Red grows downwards, green to the right: how much of each is seen gives the shape of the part."""
+    data = encode_image(smooth(255, 255))
+    transform = images.Transform(size=32, crop="random_resized", min_scale=0.2, aspect=(2.0, 3.0))
+    for seed in range(20):
+        pixels = transform(data, np.random.default_rng(seed)).astype(int)
+        assert 1.7 < np.ptp(pixels[0, :, 1]) / np.ptp(pixels[:, 0, 0]) < 3.4
+
+
+@pytest.mark.parametrize(
+    "field,enhance",
+    [("brightness", ImageEnhance.Brightness), ("contrast", ImageEnhance.Contrast), ("saturation", ImageEnhance.Color)],
+)
+def test_jitter_is_an_enhancement_by_a_factor_around_one(field, enhance, encode_image, noise):
+    pixels = noise(9, 16, 16)
+    transform = images.Transform(size=16, jitter=colours.Jitter(**{field: 0.4}))
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        rng.random(), rng.permutation(4)
+        expected = enhance(Image.fromarray(pixels)).enhance(rng.uniform(0.6, 1.4))
+        np.testing.assert_array_equal(transform(encode_image(pixels), np.random.default_rng(seed)), np.asarray(expected))
+    np.testing.assert_array_equal(transform(encode_image(pixels)), pixels)
+    np.testing.assert_array_equal(transform.evaluation()(encode_image(pixels), np.random.default_rng(0)), pixels)
+
+
+def test_hue_turns_around_the_circle():
+    wheel = Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [90, 90, 90]]], np.uint8))
+    turned = np.asarray(colours.turn_hue(wheel, 1 / 3)).astype(int)
+    assert np.abs(turned - [[[0, 255, 0], [0, 0, 255], [255, 0, 0], [90, 90, 90]]]).max() <= 6  # 85 of 256 steps
+    back = np.asarray(colours.turn_hue(wheel, -1 / 3)).astype(int)
+    assert np.abs(back - [[[0, 0, 255], [255, 0, 0], [0, 255, 0], [90, 90, 90]]]).max() <= 6
+
+
+def test_jitter_and_loss_of_colours_happen_as_often_as_asked(encode_image, noise):
+    pixels = noise(10, 8, 8)
+    data = encode_image(pixels)
+    grey = np.repeat(np.asarray(Image.fromarray(pixels).convert("L"))[..., None], 3, -1)
+    rngs = [np.random.default_rng(seed) for seed in range(100)]
+    rare = images.Transform(size=8, jitter=colours.Jitter(brightness=0.5, hue=0.1, probability=0.3))
+    assert 15 <= sum(not np.array_equal(rare(data, rng), pixels) for rng in rngs) <= 45
+    lost = images.Transform(size=8, grayscale=0.3)
+    assert 15 <= sum(np.array_equal(lost(data, rng), grey) for rng in rngs) <= 45
+
+
+class TestSimplejpeg:
+    """The faster decoder gives the pixels of the other."""
+
+    fast = pytest.fixture(lambda self: pytest.importorskip("simplejpeg"))
+
+    @pytest.mark.parametrize("options", [{"quality": 60}, {"quality": 90, "subsampling": 0}, {"quality": 80, "progressive": True}])
+    @pytest.mark.parametrize("side", [(64, 96), (333, 500), (257, 129)])
+    def test_pixels_are_equal_at_every_scale(self, options, side, encode_image, fast):
+        data = encode_image(smooth(*side), "JPEG", **options)
+        for draft in (0, 16, 40, 100, 400):
+            ours, theirs = (np.asarray(decoding.load(data, draft=draft, decoder=name)) for name in ("simplejpeg", "pillow"))
+            np.testing.assert_array_equal(ours, theirs)
+
+    def test_it_decodes_in_training_only(self, encode_image, fast, monkeypatch):
+        calls, decode = [], fast.decode_jpeg
+        monkeypatch.setattr(fast, "decode_jpeg", lambda *a, **k: calls.append(1) or decode(*a, **k))
+        data = encode_image(smooth(40, 40), "JPEG")
+        transform = images.Transform(size=16, decoder="simplejpeg")
+        transform(data), transform.evaluation()(data, np.random.default_rng(0))
+        assert not calls
+        transform(data, np.random.default_rng(0))
+        assert calls
+
+    def test_grey_cmyk_turned_and_damaged_files_are_as_with_pillow(self, encode_image, fast):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        turned = encode_image(smooth(32, 48), "JPEG", exif=exif)
+        grey = encode_image(smooth(32, 48)[..., 0].copy(), "JPEG")
+        cmyk = encode_image(Image.fromarray(smooth(32, 48)).convert("CMYK"), "JPEG")
+        for data in (turned, grey, cmyk, grey[:-2] + b"\0\0\0" + grey[-2:]):
+            ours, theirs = (np.asarray(decoding.load(data, decoder=name)) for name in ("simplejpeg", "pillow"))
+            np.testing.assert_array_equal(ours, theirs)
+        assert np.asarray(decoding.load(turned, decoder="simplejpeg")).shape == (48, 32, 3)
+        for data in (turned[: len(turned) // 2], turned[:30], b"\xff\xd8\xff"):
+            with pytest.raises(records.RecordError, match="cannot be decoded"):
+                decoding.load(data, decoder="simplejpeg")
+
+    def test_the_limit_of_pixels_holds_before_decoding(self, encode_image, fast, monkeypatch):
+        monkeypatch.setattr(fast, "decode_jpeg", lambda *a, **k: pytest.fail("decoded"))
+        with pytest.raises(records.RecordError, match="more than the limit of 1023"):
+            decoding.load(encode_image(smooth(32, 32), "JPEG"), 1023, decoder="simplejpeg")
+
+
+def test_the_decoder_is_settled_at_the_start_and_part_of_the_data(monkeypatch):
+    monkeypatch.setattr(decoding, "simplejpeg", object())
+    settled = images.Transform(decoder="auto").prepared()
+    assert settled.decoder == "simplejpeg" and settled.fingerprint == ", decoded by simplejpeg"
+    assert images.Transform().prepared().fingerprint == "" and settled.evaluation().decoder == "pillow"
+    monkeypatch.setattr(decoding, "simplejpeg", None)
+    assert images.Transform(decoder="auto").prepared().decoder == "pillow"
+    with pytest.raises(errors.InputError, match=r"image.decoder simplejpeg: not installed; pip install 'vlm_jax\[fast\]'"):
+        settled.prepared()
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [({"brightness": -1.0}, "jitter.brightness -1.0"), ({"hue": 0.6}, "jitter.hue 0.6"), ({"probability": 2.0}, "jitter.probability 2.0")],
+)
+def test_jitter_that_cannot_work_is_refused_by_name(fields, message):
+    with pytest.raises(errors.InputError, match=message):
+        colours.Jitter(**fields)

@@ -120,6 +120,25 @@ def test_preprocessing_is_read(clip, tmp_path):
     assert seen.mean == (0.1, 0.2, 0.3) and seen.std == (0.26862954, 0.26130258, 0.27577711)
 
 
+@pytest.mark.parametrize(
+    ("written", "fill"), [({}, (0, 0, 0)), ({"fill_color": 127}, (127,) * 3), ({"fill_color": [1, 2, 3]}, (1, 2, 3))]
+)
+def test_padding_of_open_clip_is_read_and_written(oracles, tmp_path, written, fill):
+    folder = Golden(oracles, "golden_clip_openai_keys_gelu").open_clip(tmp_path / "clip")
+    content = json.loads((folder / "open_clip_config.json").read_text())
+    content["preprocess_cfg"] |= {"resize_mode": "longest"} | written
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    found = pretrained.load(folder).layout
+    assert found.preprocessing.resize == "longest" and found.preprocessing.fill == fill
+    out = open_clip.write(found)[1]["open_clip_config.json"]["preprocess_cfg"]
+    assert (out["resize_mode"], out["fill_color"]) == ("longest", written.get("fill_color", 0))
+    with pytest.raises(InputError, match="longest: CLIPImageProcessor does not pad"):
+        hugging_face.write(found)
+    content["preprocess_cfg"]["fill_color"] = "red"
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    refused(folder, "fill_color 'red'")
+
+
 @pytest.mark.parametrize("field", ["attentional_pool", "no_ln_pre", "something_new"])
 def test_a_field_of_open_clip_that_changes_the_model_is_refused(oracles, tmp_path, field):
     golden = Golden(oracles, "golden_clip_openai_keys_gelu")

@@ -25,10 +25,12 @@ class Preprocessing:
     """Side in pixels."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: Literal["shortest", "squash"] = "shortest"
-    """Whether the shorter side or both sides become `resize_to`; the center is cropped to `size`."""
+    resize: Literal["shortest", "squash", "longest"] = "shortest"
+    """Which side becomes `resize_to`, the shorter, both or the longer; the center is cropped, or padded, to `size`."""
     resize_to: int = 0
     """0: `size`."""
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """Colour of the padding, 0 to 255."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 

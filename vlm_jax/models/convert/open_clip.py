@@ -260,7 +260,7 @@ def _preprocessing(theirs: Any, size: int, family: str, notes: list[str]) -> lay
     squash = family == "siglip"
     defaults = {
         "mean": (0.5, 0.5, 0.5) if squash else _MEAN, "std": (0.5, 0.5, 0.5) if squash else _STD,
-        "interpolation": "bicubic", "resize_mode": "squash" if squash else "shortest",
+        "interpolation": "bicubic", "resize_mode": "squash" if squash else "shortest", "fill_color": 0,
     }  # fmt: skip
     fields = layout.Fields(theirs, "preprocess_cfg", defaults)
     if not {"mean", "std"} <= set(theirs):
@@ -272,9 +272,18 @@ def _preprocessing(theirs: Any, size: int, family: str, notes: list[str]) -> lay
         size=size,
         mean=layout.triple(fields["mean"], "preprocess_cfg.mean"),
         std=layout.triple(fields["std"], "preprocess_cfg.std"),
-        resize=fields.choice("resize_mode", {"shortest": "shortest", "squash": "squash"}),  # pyright: ignore[reportArgumentType]
+        resize=fields.choice("resize_mode", {mode: mode for mode in ("shortest", "squash", "longest")}),  # pyright: ignore[reportArgumentType]
+        fill=_fill(fields["fill_color"]),
         interpolation=fields.choice("interpolation", same),  # pyright: ignore[reportArgumentType]
     )
+
+
+def _fill(value: Any) -> tuple[int, int, int]:
+    """open_clip writes one number for grey."""
+    channels = value if isinstance(value, list | tuple) else [value] * 3
+    if len(channels) != 3 or not all(isinstance(x, int) and 0 <= x <= 255 for x in channels):
+        raise InputError(f"preprocess_cfg.fill_color {value!r}: a number from 0 to 255, or three of them")
+    return tuple(channels)
 
 
 def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
@@ -308,7 +317,10 @@ def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
         config["vision_cfg"] = _trunk_json(image) if timm else _image_json(image)
     config["text_cfg"] = _text_json(model.text)
     seen = model.preprocessing
-    preprocess = {"mean": list(seen.mean), "std": list(seen.std), "interpolation": seen.interpolation, "resize_mode": seen.resize}
+    preprocess = {
+        "mean": list(seen.mean), "std": list(seen.std), "interpolation": seen.interpolation, "resize_mode": seen.resize,
+        "fill_color": seen.fill[0] if len(set(seen.fill)) == 1 else list(seen.fill),
+    }  # fmt: skip
     contents = {NAME: {"model_cfg": config, "preprocess_cfg": preprocess}}
     made = parse(contents[NAME], ())
     layout.refuse_differences(model, made, "open_clip")
