@@ -27,7 +27,7 @@ def data(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def result(make_subject, data) -> base.Result:
-    return binary.Binary(data, **PROMPTS)(make_subject())
+    return binary.Binary(data=data, **PROMPTS)(make_subject())
 
 
 def test_the_numbers_are_those_of_scikit_learn(result, make_subject, data):
@@ -67,7 +67,7 @@ def test_examples_go_from_the_highest_and_from_the_lowest_score(result):
 
 
 def test_devices_change_no_number(result, make_subject, data):
-    assert binary.Binary(data, **PROMPTS)(make_subject(8, 16)).metrics == result.metrics
+    assert binary.Binary(data=data, **PROMPTS)(make_subject(8, 16)).metrics == result.metrics
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_devices_change_no_number(result, make_subject, data):
 def test_labels_that_are_not_two_classes_are_refused(make_subject, tmp_path, label, message):
     one = "::".join(records.write(str(tmp_path / "some"), [example(0) | {"label": label}], 1))
     with pytest.raises(InputError, match=message):
-        binary.Binary(one, **PROMPTS)(make_subject())
+        binary.Binary(data=one, **PROMPTS)(make_subject())
 
 
 @pytest.mark.parametrize("prompts", [{"negative": ("a",)}, {"negative": ("a",), "positive": (" ",)}])
 def test_a_side_without_a_prompt_is_refused(make_subject, data, prompts):
     with pytest.raises(InputError, match=r"positive .*give at least one prompt"):
-        binary.Binary(data, **prompts)(make_subject())
+        binary.Binary(data=data, **prompts)(make_subject())

@@ -31,7 +31,7 @@ def data(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def result(make_subject, data) -> base.Result:
-    return compositional.Compositional(data)(make_subject())
+    return compositional.Compositional(data=data)(make_subject())
 
 
 def embedded(subject, data):
@@ -70,12 +70,12 @@ def test_the_table_tells_what_the_length_of_captions_gives_away(result):
 
 
 def test_devices_change_no_number(result, make_subject, data):
-    assert compositional.Compositional(data)(make_subject(8, 16)).metrics == result.metrics
+    assert compositional.Compositional(data=data)(make_subject(8, 16)).metrics == result.metrics
 
 
 def test_equal_scores_are_wrong_answers(make_subject, tmp_path):
     unknown = [example(i) | {"captions": ["unknown"], "negatives": ["nonsense"]} for i in range(3)]
-    found = compositional.Compositional(write(tmp_path, unknown))(make_subject())
+    found = compositional.Compositional(data=write(tmp_path, unknown))(make_subject())
     assert found.metrics == {"acc": 0.0}
     assert found.tables["by_category"].values[0, :2].tolist() == [0, 0.5]
 
@@ -83,7 +83,7 @@ def test_equal_scores_are_wrong_answers(make_subject, tmp_path):
 def test_pairs_are_scored_both_ways_and_as_a_group(make_subject, tmp_path):
     pairs = [example(i) | {"captions": [NAMES[i % 7]], "set": i // 2} for i in range(COUNT)]
     data, subject = write(tmp_path, pairs), make_subject()
-    found = compositional.Compositional(data, pair="set")(subject)
+    found = compositional.Compositional(data=data, pair="set")(subject)
     images = subject.embed_records(sources.open_source(data), COUNT)
     texts = subject.embed_texts([NAMES[i % 7] for i in range(COUNT)])
     text, image = [], []
@@ -111,4 +111,4 @@ def test_pairs_are_scored_both_ways_and_as_a_group(make_subject, tmp_path):
 def test_records_without_a_choice_are_refused(make_subject, tmp_path, fields, choice, message):
     data = write(tmp_path, [example(0) | {"captions": ["red"], "negatives": "blue"} | fields])
     with pytest.raises(InputError, match=message):
-        compositional.Compositional(data, **choice)(make_subject())
+        compositional.Compositional(data=data, **choice)(make_subject())

@@ -23,7 +23,7 @@ def examples(data):
 
 @pytest.fixture(scope="module")
 def wanted(make_subject, data, classes):
-    return zero_shot.ZeroShot(data, classes, examples=0)(make_subject())
+    return zero_shot.ZeroShot(data=data, classes=classes, examples=0)(make_subject())
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,11 @@ def wds(tmp_path_factory, examples):
 
 
 def test_a_folder_of_clip_benchmark_needs_nothing_else(make_subject, wds, wanted, data):
-    found = zero_shot.ZeroShot(wds, examples=0)(make_subject())
+    found = zero_shot.ZeroShot(data=wds, examples=0)(make_subject())
     assert found.metrics == wanted.metrics and found.note == wanted.note
-    assert multi_label.MultiLabel(wds, examples=0)(make_subject()).metrics["any_correct_acc1"] == wanted.metrics["acc1"]
-    metrics = retrieval.Retrieval(wds, examples=0)(make_subject()).metrics
-    assert metrics == retrieval.Retrieval(data, examples=0)(make_subject()).metrics
+    assert multi_label.MultiLabel(data=wds, examples=0)(make_subject()).metrics["any_correct_acc1"] == wanted.metrics["acc1"]
+    metrics = retrieval.Retrieval(data=wds, examples=0)(make_subject()).metrics
+    assert metrics == retrieval.Retrieval(data=data, examples=0)(make_subject()).metrics
 
 
 def test_arrays_bring_names_and_a_file_their_templates(make_subject, examples, wanted, classes, tmp_path):
@@ -62,8 +62,8 @@ def test_arrays_bring_names_and_a_file_their_templates(make_subject, examples, w
     (tmp_path / "templates.txt").write_text("\n".join(TEMPLATES))
     path = str(tmp_path / "a.npz")
     for file in (str(tmp_path / "templates.txt"), classes):
-        assert zero_shot.ZeroShot(path, file, examples=0)(make_subject()).metrics == wanted.metrics
-    probe = linear_probe.LinearProbe(path, path)
+        assert zero_shot.ZeroShot(data=path, classes=file, examples=0)(make_subject()).metrics == wanted.metrics
+    probe = linear_probe.LinearProbe(data=path, train=path)
     assert probe(make_subject()).metrics["acc1"] > wanted.metrics["acc1"]
 
 
@@ -72,8 +72,8 @@ def test_the_folders_of_images_are_their_classes(make_subject, examples, wanted,
         (tmp_path / e["name"]).mkdir(exist_ok=True)
         (tmp_path / e["name"] / f"{i:02d}.png").write_bytes(e["image"])
     with pytest.raises(InputError, match="in another order than their labels; 'black' is 0 there"):
-        zero_shot.ZeroShot(str(tmp_path), classes)(make_subject())
+        zero_shot.ZeroShot(data=str(tmp_path), classes=classes)(make_subject())
     (tmp_path / "templates.txt").write_text("\n".join(TEMPLATES))
-    found = zero_shot.ZeroShot(str(tmp_path), str(tmp_path / "templates.txt"), examples=0)(make_subject())
+    found = zero_shot.ZeroShot(data=str(tmp_path), classes=str(tmp_path / "templates.txt"), examples=0)(make_subject())
     assert found.metrics["acc1"] == pytest.approx(wanted.metrics["acc1"])
     assert found.tables["confusion"].rows == tuple(sorted(NAMES))

@@ -32,15 +32,15 @@ def _files(folder):
 
 def test_evaluators_of_the_same_images_embed_them_once(make_subject, data, classes, counted):
     subject = make_subject(batch_size=10)
-    first = zero_shot.ZeroShot(data, classes)(subject)
+    first = zero_shot.ZeroShot(data=data, classes=classes)(subject)
     images = [call for call in counted if call[0] == "embed_image"]
     assert len(images) == 3
-    retrieval.Retrieval(data)(subject)
-    again = zero_shot.ZeroShot(data, classes)(subject)
-    zero_shot.ZeroShot(data, classes, limit=20)(subject)
+    retrieval.Retrieval(data=data)(subject)
+    again = zero_shot.ZeroShot(data=data, classes=classes)(subject)
+    zero_shot.ZeroShot(data=data, classes=classes, limit=20)(subject)
     assert [call for call in counted if call[0] == "embed_image"] == images
     assert again.metrics == first.metrics
-    zero_shot.ZeroShot(data, classes)(make_subject(batch_size=10))
+    zero_shot.ZeroShot(data=data, classes=classes)(make_subject(batch_size=10))
     assert len([call for call in counted if call[0] == "embed_image"]) == 6
 
 

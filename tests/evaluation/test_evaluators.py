@@ -12,12 +12,12 @@ from vlm_jax.evaluation import binary, compositional, multi_label, retrieval, ro
 from .conftest import example
 
 EVALUATORS = [
-    zero_shot.ZeroShot("a", "classes.json", inner_norm="none"),
-    multi_label.MultiLabel("a", "classes.json"),
-    robustness.Robustness("a", {"v2": "b", "sketch": "c"}, "classes.json"),
-    binary.Binary("a", ("a meme",), ("a hateful meme", "hate")),
-    compositional.Compositional("a", pair="set"),
-    retrieval.Retrieval("a", "first_five", fold=1000),
+    zero_shot.ZeroShot(data="a", classes="classes.json", inner_norm="none"),
+    multi_label.MultiLabel(data="a", classes="classes.json"),
+    robustness.Robustness(data="a", shifted={"v2": "b", "sketch": "c"}, classes="classes.json"),
+    binary.Binary(data="a", negative=("a meme",), positive=("a hateful meme", "hate")),
+    compositional.Compositional(data="a", pair="set"),
+    retrieval.Retrieval(data="a", captions="first_five", fold=1000),
 ]
 
 
@@ -44,12 +44,12 @@ def test_none_to_show_and_a_single_record_are_enough_for_a_number(make_subject, 
     two = "::".join(records.write(str(tmp_path / "two"), [example(i) | {"label": i} for i in range(2)], 1))
     subject = make_subject()
     for evaluator in (
-        zero_shot.ZeroShot(one, classes, examples=0),
-        multi_label.MultiLabel(one, classes, examples=0),
-        robustness.Robustness(one, {"other": two}, classes, examples=0),
-        binary.Binary(two, ("a red",), ("a green",), examples=0),
-        compositional.Compositional(one, examples=0),
-        retrieval.Retrieval(one, examples=0),
+        zero_shot.ZeroShot(data=one, classes=classes, examples=0),
+        multi_label.MultiLabel(data=one, classes=classes, examples=0),
+        robustness.Robustness(data=one, shifted={"other": two}, classes=classes, examples=0),
+        binary.Binary(data=two, negative=("a red",), positive=("a green",), examples=0),
+        compositional.Compositional(data=one, examples=0),
+        retrieval.Retrieval(data=one, examples=0),
     ):
         found = evaluator(subject)
         assert not found.examples and found.metrics and found.metrics.keys() == found.chance.keys()

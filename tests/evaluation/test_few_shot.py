@@ -20,7 +20,7 @@ def train(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def probe(data, train, classes) -> few_shot.FewShotProbe:
-    return few_shot.FewShotProbe(data, train, shots=(1, 4), draws=2, classes=classes, note="Said beside.")
+    return few_shot.FewShotProbe(data=data, train=train, shots=(1, 4), draws=2, classes=classes, note="Said beside.")
 
 
 @pytest.fixture(scope="module")

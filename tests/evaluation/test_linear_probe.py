@@ -23,7 +23,7 @@ def train(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def probe(data, train, classes) -> linear_probe.LinearProbe:
-    return linear_probe.LinearProbe(data, train, classes=classes, examples=2, note="Said beside.")
+    return linear_probe.LinearProbe(data=data, train=train, classes=classes, examples=2, note="Said beside.")
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def data(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def result(make_subject, data, classes) -> base.Result:
-    return multi_label.MultiLabel(data, classes)(make_subject())
+    return multi_label.MultiLabel(data=data, classes=classes)(make_subject())
 
 
 def test_the_numbers_are_those_of_scikit_learn(result, make_subject, data, classes):
@@ -69,11 +69,11 @@ def test_examples_mark_all_classes_of_an_image(result):
 
 
 def test_devices_change_no_number(result, make_subject, data, classes):
-    other = multi_label.MultiLabel(data, classes)(make_subject(8, 16))
+    other = multi_label.MultiLabel(data=data, classes=classes)(make_subject(8, 16))
     assert other.metrics == result.metrics and other.intervals == result.intervals
 
 
 def test_records_without_any_class_are_refused(make_subject, classes, tmp_path):
     empty = "::".join(records.write(str(tmp_path / "some"), [example(0) | {"labels": []}], 1))
     with pytest.raises(InputError, match="no record has a class"):
-        multi_label.MultiLabel(empty, classes)(make_subject())
+        multi_label.MultiLabel(data=empty, classes=classes)(make_subject())

@@ -22,7 +22,7 @@ def train(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def probe(data, train, classes) -> nearest_neighbours.NearestNeighbours:
-    return nearest_neighbours.NearestNeighbours(data, train, neighbours=6, classes=classes, examples=2, note="Said beside.")
+    return nearest_neighbours.NearestNeighbours(data=data, train=train, neighbours=6, classes=classes, examples=2, note="Said beside.")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from .conftest import example
 
 @pytest.fixture(scope="module")
 def result(make_subject, data) -> base.Result:
-    return retrieval.Retrieval(data)(make_subject())
+    return retrieval.Retrieval(data=data)(make_subject())
 
 
 def in_order(data_count=27):
@@ -66,8 +66,8 @@ def test_figures_show_the_cosines_of_pairs_and_a_map_of_both_kinds(result):
 
 def test_folds_are_searched_one_by_one_and_their_numbers_averaged(make_subject, data, tmp_path):
     subject, examples = make_subject(), in_order()
-    folded = retrieval.Retrieval(data, fold=9)(subject)
-    parts = [retrieval.Retrieval(write(tmp_path / str(k), examples[k : k + 9]))(subject) for k in (0, 9, 18)]
+    folded = retrieval.Retrieval(data=data, fold=9)(subject)
+    parts = [retrieval.Retrieval(data=write(tmp_path / str(k), examples[k : k + 9]))(subject) for k in (0, 9, 18)]
     for name, value in folded.metrics.items():
         assert value == pytest.approx(np.mean([part.metrics[name] for part in parts])), name
         assert folded.chance[name] == pytest.approx(np.mean([part.chance[name] for part in parts])), name
@@ -76,24 +76,24 @@ def test_folds_are_searched_one_by_one_and_their_numbers_averaged(make_subject, 
     assert folded.metrics != parts[0].metrics, "a useful test has folds that differ"
     assert "searched among 9 images at a time" in folded.note
     with pytest.raises(InputError, match="fold 10: does not divide 27 images"):
-        retrieval.Retrieval(data, fold=10)(subject)
+        retrieval.Retrieval(data=data, fold=10)(subject)
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 27), (8, 8), (8, 128)])
 def test_devices_and_batch_size_change_no_number(result, make_subject, data, devices, batch_size):
-    assert retrieval.Retrieval(data)(make_subject(devices, batch_size)).metrics == result.metrics
+    assert retrieval.Retrieval(data=data)(make_subject(devices, batch_size)).metrics == result.metrics
 
 
 def test_the_second_evaluation_compiles_nothing(make_subject, data):
     subject = make_subject(8)
     for _ in range(2):
-        retrieval.Retrieval(data)(subject)
+        retrieval.Retrieval(data=data)(subject)
     assert subject.compiled.compilations == 2
 
 
 def test_the_same_words_on_all_images_are_a_tie_that_costs_nothing(make_subject, tmp_path):
     same = [example(i) | {"captions": ["a photo"]} for i in range(12)]
-    found = retrieval.Retrieval(write(tmp_path, same))(make_subject(8))
+    found = retrieval.Retrieval(data=write(tmp_path, same))(make_subject(8))
     assert found.metrics["text_retrieval_recall@1"] == 1.0
     assert found.metrics["image_retrieval_recall@1"] == pytest.approx(1 / 12)
     assert found.note.startswith("12 images, 12 captions, 12 of them with words that another image's caption has too.")
@@ -107,7 +107,7 @@ def test_captions_that_are_alike_count_each_as_a_candidate(make_subject, tmp_pat
     red = [e for e in map(example, range(60)) if e["label"] == 0][:3]
     others = [example(i) | {"captions": ["a red"]} for i in (1, 2, 3)]
     target = red[0] | {"captions": ["black"]}
-    found = retrieval.Retrieval(write(tmp_path, [target, *others]))(make_subject())
+    found = retrieval.Retrieval(data=write(tmp_path, [target, *others]))(make_subject())
     assert found.metrics["text_retrieval_recall@5"] == 1.0
     first = found.examples[0]
     assert first.expected.text == "black" and first.answers[0].text == "a red"
@@ -117,7 +117,7 @@ def test_captions_that_are_alike_count_each_as_a_candidate(make_subject, tmp_pat
 @pytest.mark.parametrize(("choice", "count"), [("all", 14), ("first_five", 10), ("first", 2)])
 def test_the_choice_of_captions_takes_that_many(make_subject, tmp_path, choice, count):
     many = [example(i) | {"captions": [f"picture {i} {k}" for k in range(7)]} for i in range(2)]
-    found = retrieval.Retrieval(write(tmp_path, many), captions=choice)(make_subject())
+    found = retrieval.Retrieval(data=write(tmp_path, many), captions=choice)(make_subject())
     assert found.note.startswith(f"2 images, {count} captions.") or f", {count} captions" in found.note
 
 
@@ -149,20 +149,20 @@ def test_examples_are_hits_and_misses_in_halves_as_far_as_there_are(result, make
         best = [a.verdict for a in shown.answers if a.score == scores[0]]
         assert ("right" in best) == shown.group.endswith("hits")
     same = [example(i) | {"captions": ["a photo"]} for i in range(4)]
-    found = retrieval.Retrieval(write(tmp_path, same))(make_subject())
+    found = retrieval.Retrieval(data=write(tmp_path, same))(make_subject())
     assert [e.group for e in found.examples].count("image to text: hits") == 4
 
 
 def test_an_image_without_a_caption_is_refused_by_name(make_subject, tmp_path):
     with pytest.raises(InputError, match="record 'k1' has no caption"):
-        retrieval.Retrieval(write(tmp_path, [example(0), example(1) | {"captions": []}]))(make_subject())
+        retrieval.Retrieval(data=write(tmp_path, [example(0), example(1) | {"captions": []}]))(make_subject())
     with pytest.raises(InputError, match="captions must be a list of strings"):
-        retrieval.Retrieval(write(tmp_path, [example(1) | {"captions": [3]}]))(make_subject())
+        retrieval.Retrieval(data=write(tmp_path, [example(1) | {"captions": [3]}]))(make_subject())
 
 
 def test_missing_shards_are_refused_by_name(make_subject, tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.tar"):
-        retrieval.Retrieval(str(tmp_path / "nowhere.tar"))(make_subject())
+        retrieval.Retrieval(data=str(tmp_path / "nowhere.tar"))(make_subject())
     with pytest.raises(InputError, match="pattern is empty"):
         retrieval.Retrieval()(make_subject())
 
@@ -170,7 +170,7 @@ def test_missing_shards_are_refused_by_name(make_subject, tmp_path):
 def test_a_source_without_records_is_refused(make_subject, monkeypatch):
     monkeypatch.setattr("vlm_jax.data.sources.open_source", lambda data: [])
     with pytest.raises(InputError, match="data empty: holds no records"):
-        retrieval.Retrieval("empty")(make_subject())
+        retrieval.Retrieval(data="empty")(make_subject())
 
 
 class EveryWord:
@@ -189,7 +189,7 @@ class EveryWord:
 def test_photographs_with_five_captions_each_have_the_numbers_of_their_definition(make_subject, shared_data):
     data, count = str(shared_data / "flickr8k" / "flickr8k-val-00000.tar"), 30
     subject, source = dataclasses.replace(make_subject(), tokenizer=EveryWord()), sources.open_source(data)
-    found = retrieval.Retrieval(data, captions="first_five", limit=count)(subject)
+    found = retrieval.Retrieval(data=data, captions="first_five", limit=count)(subject)
     captions = [source[i]["captions"][:5] for i in range(count)]
     assert {len(own) for own in captions} == {5}
     texts = list(dict.fromkeys(text for own in captions for text in own))

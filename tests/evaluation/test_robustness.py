@@ -21,14 +21,14 @@ def shifted(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def result(make_subject, data, shifted, classes) -> base.Result:
-    return robustness.Robustness(data, shifted, classes)(make_subject())
+    return robustness.Robustness(data=data, shifted=shifted, classes=classes)(make_subject())
 
 
 def test_accuracies_are_those_of_zero_shot_and_drops_are_their_differences(
     result, make_subject, data, shifted, classes
 ):
     subject = make_subject()
-    alone = {name: zero_shot.ZeroShot(of, classes)(subject) for name, of in {"reference": data, **shifted}.items()}
+    alone = {name: zero_shot.ZeroShot(data=of, classes=classes)(subject) for name, of in {"reference": data, **shifted}.items()}
     acc1 = {name: found.metrics["acc1"] for name, found in alone.items()}
     mean = (acc1["other"] + acc1["wrong"]) / 2
     assert result.metrics == pytest.approx(
@@ -60,11 +60,11 @@ def test_examples_are_told_apart_by_data_set(result):
 
 
 def test_devices_change_no_number(result, make_subject, data, shifted, classes):
-    other = robustness.Robustness(data, shifted, classes)(make_subject(8, 16))
+    other = robustness.Robustness(data=data, shifted=shifted, classes=classes)(make_subject(8, 16))
     assert other.metrics == result.metrics and other.intervals == result.intervals
 
 
 @pytest.mark.parametrize("names", [{}, {"reference": "x"}])
 def test_there_is_another_data_set_and_its_name_is_its_own(make_subject, data, classes, names):
     with pytest.raises(InputError, match="name at least one more data set"):
-        robustness.Robustness(data, names, classes)(make_subject())
+        robustness.Robustness(data=data, shifted=names, classes=classes)(make_subject())

@@ -16,7 +16,7 @@ CONFIG = {"system": {"width": 8}, "seed": 0, "batch_size": 4}
 @pytest.fixture
 def evaluator(data, classes, tmp_path) -> zero_shot.ZeroShot:
     shards = "::".join(str(shutil.copy(path, tmp_path)) for path in data.split("::"))
-    return zero_shot.ZeroShot(shards, str(shutil.copy(classes, tmp_path)))
+    return zero_shot.ZeroShot(data=shards, classes=str(shutil.copy(classes, tmp_path)))
 
 
 def test_the_same_numbers_have_the_same_hash(evaluator):
@@ -35,9 +35,9 @@ def test_other_numbers_have_another_hash(evaluator, change):
 
 
 def test_all_data_and_classes_are_opened(data, classes):
-    good = zero_shot.ZeroShot(data, classes)
-    suite.check({"good": good, "pairs": retrieval.Retrieval(data)})
-    shifted = robustness.Robustness(data, {"far": "none.tar"}, classes=classes)
+    good = zero_shot.ZeroShot(data=data, classes=classes)
+    suite.check({"good": good, "pairs": retrieval.Retrieval(data=data)})
+    shifted = robustness.Robustness(data=data, shifted={"far": "none.tar"}, classes=classes)
     with pytest.raises(InputError, match=r"evaluators\.far_off\.shifted none\.tar: does not exist"):
         suite.check({"good": good, "far_off": shifted})
     with pytest.raises(InputError, match=r"evaluators\.bad\.classes"):

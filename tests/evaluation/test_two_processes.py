@@ -45,10 +45,10 @@ def test_two_processes_get_the_numbers_of_one(make_subject, data, classes, tmp_p
     assert [one["found"] for one in found] == [19, 19]
     assert (tmp_path / "0").exists() and not (tmp_path / "1").exists()
     evaluators = [
-        zero_shot.ZeroShot(data, classes),
-        retrieval.Retrieval(data),
-        linear_probe.LinearProbe(data, data, max_iterations=30),
-        nearest_neighbours.NearestNeighbours(data, data),
+        zero_shot.ZeroShot(data=data, classes=classes),
+        retrieval.Retrieval(data=data),
+        linear_probe.LinearProbe(data=data, train=data, max_iterations=30),
+        nearest_neighbours.NearestNeighbours(data=data, train=data),
     ]
     expected = [evaluate(make_subject()) for evaluate in evaluators]
     assert found[0]["metrics"] == found[1]["metrics"] == [result.metrics for result in expected]

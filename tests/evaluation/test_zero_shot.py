@@ -12,7 +12,7 @@ from .conftest import NAMES, example, png
 
 @pytest.fixture(scope="module")
 def result(make_subject, data, classes) -> base.Result:
-    return zero_shot.ZeroShot(data, classes, note="Said beside.")(make_subject())
+    return zero_shot.ZeroShot(data=data, classes=classes, note="Said beside.")(make_subject())
 
 
 def write(folder, examples) -> str:
@@ -72,7 +72,7 @@ def test_figures_are_the_cosines_the_calibration_with_the_scale_of_the_model_and
 
 def test_without_inner_norm_long_prompts_weigh_more(make_subject, data, classes, result):
     subject = make_subject()
-    found = zero_shot.ZeroShot(data, classes, inner_norm="none", examples=0)(subject)
+    found = zero_shot.ZeroShot(data=data, classes=classes, inner_norm="none", examples=0)(subject)
     assert not found.examples
     prompts = [[f"a photo of a {name}", f"picture of {name}", name] for name in NAMES]
     weights = np.stack([subject.embed_texts(group, method="project_text").mean(0) for group in prompts])
@@ -103,13 +103,13 @@ def test_examples_are_hits_and_misses_with_image_and_truth(result):
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 27), (8, 8), (8, 64)])
 def test_devices_and_batch_size_change_no_number(result, make_subject, data, classes, devices, batch_size):
-    other = zero_shot.ZeroShot(data, classes)(make_subject(devices, batch_size))
+    other = zero_shot.ZeroShot(data=data, classes=classes)(make_subject(devices, batch_size))
     assert other.metrics == result.metrics
 
 
 def test_the_second_evaluation_compiles_nothing(make_subject, data, classes):
     subject = make_subject(8)
-    evaluate = zero_shot.ZeroShot(data, classes)
+    evaluate = zero_shot.ZeroShot(data=data, classes=classes)
     evaluate(subject)
     compiled = subject.compiled.compilations
     evaluate(subject)
@@ -117,23 +117,23 @@ def test_the_second_evaluation_compiles_nothing(make_subject, data, classes):
 
 
 def test_names_serve_as_labels_as_well_as_indices(result, make_subject, data, classes):
-    assert zero_shot.ZeroShot(data, classes, label="name")(make_subject()).metrics == result.metrics
+    assert zero_shot.ZeroShot(data=data, classes=classes, label="name")(make_subject()).metrics == result.metrics
 
 
 def test_the_limit_takes_the_first_records(make_subject, data, classes):
-    limited = zero_shot.ZeroShot(data, classes, limit=5)(make_subject())
+    limited = zero_shot.ZeroShot(data=data, classes=classes, limit=5)(make_subject())
     assert limited.tables["confusion"].values.sum() == 5
     with pytest.raises(InputError, match="limit -1"):
-        zero_shot.ZeroShot(data, classes, limit=-1)(make_subject())
+        zero_shot.ZeroShot(data=data, classes=classes, limit=-1)(make_subject())
 
 
 def test_a_missing_file_is_refused_by_name(make_subject, data, classes, tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.json' cannot be read"):
-        zero_shot.ZeroShot(data, str(tmp_path / "nowhere.json"))(make_subject())
+        zero_shot.ZeroShot(data=data, classes=str(tmp_path / "nowhere.json"))(make_subject())
     with pytest.raises(InputError, match="the data bring no class names; name a JSON file"):
-        zero_shot.ZeroShot(data)(make_subject())
+        zero_shot.ZeroShot(data=data)(make_subject())
     with pytest.raises(InputError, match=r"nowhere\.array_record.*does not exist"):
-        zero_shot.ZeroShot(str(tmp_path / "nowhere.array_record"), classes)(make_subject())
+        zero_shot.ZeroShot(data=str(tmp_path / "nowhere.array_record"), classes=classes)(make_subject())
 
 
 @pytest.mark.parametrize(
@@ -153,5 +153,5 @@ def test_a_label_that_is_no_class_is_refused_before_anything_is_embedded(
     bad = {"key": "bad", "image": png(np.zeros((8, 8, 3))), "captions": []} | field
     subject = make_subject()
     with pytest.raises(InputError, match=message):
-        zero_shot.ZeroShot(write(tmp_path, [example(0), bad]), classes)(subject)
+        zero_shot.ZeroShot(data=write(tmp_path, [example(0), bad]), classes=classes)(subject)
     assert subject.compiled.compilations == 0

@@ -23,10 +23,10 @@ if __name__ == "__main__":
     pieces = embeddings.Pieces(Path(folder), {"weights": "w"})
     subject = base.Subject(compiled, nnx.to_pure_dict(variables), images.Transform(size=8), Tokenizer(), 8, pieces)
     evaluators = [
-        zero_shot.ZeroShot(data, classes),
-        retrieval.Retrieval(data),
-        linear_probe.LinearProbe(data, data, max_iterations=30),
-        nearest_neighbours.NearestNeighbours(data, data),
+        zero_shot.ZeroShot(data=data, classes=classes),
+        retrieval.Retrieval(data=data),
+        linear_probe.LinearProbe(data=data, train=data, max_iterations=30),
+        nearest_neighbours.NearestNeighbours(data=data, train=data),
     ]
     results = [evaluate(subject) for evaluate in evaluators]
     print(json.dumps({"rows": subject.rows(27), "metrics": [result.metrics for result in results], "found": pieces.found}))

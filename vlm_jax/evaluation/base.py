@@ -5,7 +5,7 @@ import dataclasses
 import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import numpy as np
@@ -218,6 +218,27 @@ class Compiled:
                 self._executables[key] = function.lower(variables, batch).compile()
                 self.compilations += 1
         return self._executables[key](variables, batch)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """What every evaluator is told, beside what it needs itself. Subclasses say what they measure by being called with a subject."""
+
+    data: str = ""
+    """Shards to be tested on. Empty: the run's validation data."""
+    limit: int = 0
+    """Take only so many records of each data set from the start. 0: all."""
+    every: int = 0
+    """Steps from one evaluation to the next. 0: the run's eval_every."""
+    note: str = ""
+    """A sentence for the report, such as what a simpler model reaches."""
+
+    task: ClassVar[str]
+    """The field's name of what is measured, for the record."""
+
+    def __call__(self, subject: "Subject") -> Result:
+        """Evaluates; every process of a run calls this and gets the same result."""
+        raise TypeError(f"{type(self).__name__} does not define __call__")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ _DRAWS = 20_000_000
 _BINS = 40
 
 
-@dataclasses.dataclass(frozen=True)
-class Binary:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Binary(base.Evaluator):
     """How well the difference of two cosines tells positive from negative images.
 
     The score of an image is its cosine with the positive prompts less that with the negative ones (several prompts are an ensemble,
@@ -35,12 +35,6 @@ class Binary:
     """Prompts for label 1, such as `a hateful meme`."""
     label: str = "label"
     """Field of a record with 0 or 1."""
-    limit: int = 0
-    """Take only so many records from the start. 0: all."""
-    every: int = 0
-    """Steps from one evaluation to the next. 0: the run's eval_every."""
-    note: str = ""
-    """A sentence for the report."""
     examples: int = 6
     """Images to show with the highest and with the lowest scores, of each so many."""
 

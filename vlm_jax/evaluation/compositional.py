@@ -12,8 +12,8 @@ from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base, figures, intervals
 
 
-@dataclasses.dataclass(frozen=True)
-class Compositional:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compositional(base.Evaluator):
     """Whether an image is nearer to its caption than to every hard negative; equal scores are wrong answers.
 
     SugarCrepe (Hsieh et al. 2023): a record has an image, its caption and `negatives`. `acc` is the share of images with the right
@@ -36,12 +36,6 @@ class Compositional:
     """Field with the kind of the record, such as `swap_att`; records may lack it."""
     pair: str = ""
     """Field that two records of a pair share; empty: negatives stand in the records."""
-    limit: int = 0
-    """Take only so many records from the start. 0: all."""
-    every: int = 0
-    """Steps from one evaluation to the next. 0: the run's eval_every."""
-    note: str = ""
-    """A sentence for the report."""
     examples: int = 8
     """Misses and hits to show, of each so many."""
 

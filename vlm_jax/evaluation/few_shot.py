@@ -8,52 +8,29 @@ from typing import ClassVar
 import numpy as np
 
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import base, classifier, intervals, labelled, logistic
+from vlm_jax.evaluation import base, classifier, intervals, labelled, probe
 
 VALIDATION = 4
 """Images of each class on which the penalty is chosen, at most; with k shots no more than k (Zhou et al. 2022, CoOp)."""
 
 
-@dataclasses.dataclass(frozen=True)
-class FewShotProbe:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FewShotProbe(probe.Probe):
     """Logistic regression on k images of each class: the mean over several draws, for several k."""
 
-    data: str = ""
-    """Shards with the images and labels to be tested on."""
-    train: str = ""
-    """Shards with the images and labels of which few are drawn."""
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Images of each class."""
     draws: int = 3
     """Draws of such images; each has the images of its smaller `shots` among those of its larger ones."""
-    label: str = "label"
-    """Field of a record with its class: an index, or a name."""
-    classes: str = ""
-    """Files with the names of the classes, see `data.classes`. Empty: those that `train` brings, or the labels that it has."""
-    features: labelled.Features = "pooled"
-    """What is learned from: what the image tower pools before its projection, or the L2-normalised embedding."""
-    scaling: classifier.Scaling = "none"
-    """Whether features get mean 0 and deviation 1 over the images learned from."""
-    precision: logistic.Precision = "float64"
-    """What the solver computes in; a TPU is much faster in float32."""
-    max_iterations: int = 1000
-    """Of L-BFGS, for one penalty."""
-    seed: int = 0
-    """Of the draws."""
-    limit: int = 0
-    """Take only so many records of each data set from the start. 0: all."""
-    every: int = 0
-    """Steps from one evaluation to the next. 0: the run's eval_every."""
-    note: str = ""
-    """A sentence for the report."""
 
     task: ClassVar[str] = "few_shot_linear_probe"
 
     def __post_init__(self):
         if not self.shots or min(self.shots) < 1 or list(self.shots) != sorted(set(self.shots)):
             raise InputError(f"shots {self.shots}: must be ascending numbers of images, at least 1")
-        if self.draws < 1 or self.max_iterations < 1:
-            raise InputError(f"draws {self.draws}, max_iterations {self.max_iterations}: both must be at least 1")
+        if self.draws < 1:
+            raise InputError(f"draws {self.draws}: must be at least 1")
+        super().__post_init__()
 
     def __call__(self, subject: base.Subject) -> base.Result:
         """Evaluates; every process of a run calls this and gets the same result.
@@ -80,15 +57,7 @@ class FewShotProbe:
             for draw, order in enumerate(orders):
                 learn = np.concatenate([own[:k] for own in order])
                 choose = np.concatenate([own[self.shots[-1] :][: min(k, VALIDATION)] for own in order])
-                learner = classifier.Learner(
-                    known[learn],
-                    train.labels[learn],
-                    len(sets.titles),
-                    subject.compiled.mesh,
-                    scaling=self.scaling,
-                    precision=self.precision,
-                    max_iterations=self.max_iterations,
-                )
+                learner = self.learner(known[learn], train.labels[learn], sets, subject)
                 accuracy = functools.partial(learner.accuracy, features=known[choose], labels=train.labels[choose])
                 penalty = classifier.sweep(accuracy)
                 limited += learner.solutions[penalty].stopped == "limit"

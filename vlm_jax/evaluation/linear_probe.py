@@ -6,41 +6,17 @@ from typing import ClassVar
 import numpy as np
 
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import base, classifier, labelled, logistic
+from vlm_jax.evaluation import base, classifier, labelled, probe
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearProbe:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearProbe(probe.Probe):
     """Logistic regression on frozen features, its penalty chosen on validation images (Radford et al. 2021, appendix A.3)."""
 
-    data: str = ""
-    """Shards with the images and labels to be tested on."""
-    train: str = ""
-    """Shards with the images and labels to learn from."""
     validation: str = ""
     """Shards on which the penalty is chosen. Empty: a share of `train`, drawn within each class."""
     validation_share: float = 0.2
     """That share. The final classifier learns from all of `train` and `validation` in either case."""
-    label: str = "label"
-    """Field of a record with its class: an index, or a name."""
-    classes: str = ""
-    """Files with the names of the classes, see `data.classes`. Empty: those that `train` brings, or the labels that it has."""
-    features: labelled.Features = "pooled"
-    """What is learned from: what the image tower pools before its projection, as in CLIP's paper, or the L2-normalised embedding."""
-    scaling: classifier.Scaling = "none"
-    """Whether features get mean 0 and deviation 1 over the images learned from, so that the penalty means the same for each."""
-    precision: logistic.Precision = "float64"
-    """What the solver computes in; a TPU is much faster in float32."""
-    max_iterations: int = 1000
-    """Of L-BFGS, for one penalty."""
-    seed: int = 0
-    """Of the draw of validation images."""
-    limit: int = 0
-    """Take only so many records of each data set from the start. 0: all."""
-    every: int = 0
-    """Steps from one evaluation to the next. 0: the run's eval_every."""
-    note: str = ""
-    """A sentence for the report, such as what another model reaches."""
     examples: int = 8
     """Hits and misses to show, of each so many."""
 
@@ -49,8 +25,7 @@ class LinearProbe:
     def __post_init__(self):
         if not 0 < self.validation_share < 1:
             raise InputError(f"validation_share {self.validation_share}: must lie between 0 and 1")
-        if self.max_iterations < 1:
-            raise InputError(f"max_iterations {self.max_iterations}: must be at least 1")
+        super().__post_init__()
 
     def __call__(self, subject: base.Subject) -> base.Result:
         """Evaluates; every process of a run calls this and gets the same result, the same bits whenever it is repeated.
@@ -67,7 +42,7 @@ class LinearProbe:
         parts += [part.features(subject, self.features, "probe: validation images") for part in given]
         known, labels = np.concatenate(parts), np.concatenate([part.labels for part in (train, *given)])
 
-        trial = self._learner(known[first], labels[first], sets, subject)
+        trial = self.learner(known[first], labels[first], sets, subject)
         points: dict[str, dict[float, float]] = {"validation": {}, "train": {}}
 
         def accuracy(penalty: float) -> float:
@@ -76,7 +51,7 @@ class LinearProbe:
             return points["validation"][penalty]
 
         penalty = classifier.sweep(accuracy)
-        final = self._learner(known, labels, sets, subject)
+        final = self.learner(known, labels, sets, subject)
         solution = final.solve(penalty, trial.solutions[penalty])
         found = final.predictions(penalty, tested, test.labels)
 
@@ -112,16 +87,3 @@ class LinearProbe:
                 f"train {self.train}: one image of each class, so none is left to choose the penalty on; name others in validation"
             )
         return np.setdiff1d(np.arange(len(train)), drawn), drawn
-
-    def _learner(
-        self, features: np.ndarray, labels: np.ndarray, sets: labelled.Sets, subject: base.Subject
-    ) -> classifier.Learner:
-        return classifier.Learner(
-            features,
-            labels,
-            len(sets.titles),
-            subject.compiled.mesh,
-            scaling=self.scaling,
-            precision=self.precision,
-            max_iterations=self.max_iterations,
-        )

@@ -16,8 +16,8 @@ _ORDERS = 2_000_000
 """Images in random orders, at most, between 4 and 64 orders for each number of positive images."""
 
 
-@dataclasses.dataclass(frozen=True)
-class MultiLabel:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiLabel(base.Evaluator):
     """Whether the best class is any of an image's own, and how well each class ranks the images that show it.
 
     - `any_correct_acc1`: the share of images whose best class is one of their own; of images with at least one.
@@ -35,12 +35,6 @@ class MultiLabel:
     """Field of a record with a list of its classes: indices into the names, or names."""
     inner_norm: classes_lib.Inner = "normalize"
     """Whether the embedding of each prompt is normalised before the mean over a class, as in CLIP; GroupViT's code does not."""
-    limit: int = 0
-    """Take only so many records from the start. 0: all."""
-    every: int = 0
-    """Steps from one evaluation to the next. 0: the run's eval_every."""
-    note: str = ""
-    """A sentence for the report."""
     examples: int = 8
     """Hits and misses to show, of each so many."""
 

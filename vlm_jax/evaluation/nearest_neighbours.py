@@ -16,8 +16,8 @@ from vlm_jax.ops.sharding import BATCH_AXES
 P = jax.P
 
 
-@dataclasses.dataclass(frozen=True)
-class NearestNeighbours:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NearestNeighbours(base.Evaluator):
     """The k nearest images vote for their class, each with weight exp(cosine / temperature) (Wu et al. 2018; Caron et al. 2021)."""
 
     data: str = ""
@@ -34,12 +34,6 @@ class NearestNeighbours:
     """Files with the names of the classes, see `data.classes`. Empty: those that `train` brings, or the labels that it has."""
     features: labelled.Features = "pooled"
     """What is compared: what the image tower pools before its projection, normalised for the cosine, or the embedding."""
-    limit: int = 0
-    """Take only so many records of each data set from the start. 0: all."""
-    every: int = 0
-    """Steps from one evaluation to the next. 0: the run's eval_every."""
-    note: str = ""
-    """A sentence for the report."""
     examples: int = 8
     """Hits and misses to show with their nearest images, of each so many."""
 

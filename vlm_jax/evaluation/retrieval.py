@@ -11,8 +11,8 @@ from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base, figures, ranking, recalls
 
 
-@dataclasses.dataclass(frozen=True)
-class Retrieval:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Retrieval(base.Evaluator):
     """Finds captions for images (text retrieval) and images for captions (image retrieval).
 
     - `..._recall@k` is the field's R@k, a hit rate: image to text is a hit at k where any of the image's own captions is among
@@ -37,12 +37,6 @@ class Retrieval:
     """Which captions of an image take part; COCO's protocol takes the first five."""
     fold: int = 0
     """Images among which is searched at a time; numbers are means over such folds. 0: all. COCO's 1k protocol: 1000 of 5,000."""
-    limit: int = 0
-    """Take only so many records from the start. 0: all."""
-    every: int = 0
-    """Steps from one evaluation to the next. 0: the run's eval_every."""
-    note: str = ""
-    """A sentence for the report."""
     examples: int = 6
     """Queries to show, so many of each direction, half of them misses; where there are folds, of the first."""
 

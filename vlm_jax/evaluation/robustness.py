@@ -14,8 +14,8 @@ REFERENCE = "reference"
 """Name of `data` beside the names of `shifted`."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Robustness:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Robustness(base.Evaluator):
     """Zero-shot top-1 accuracy on a reference and on data sets with the same classes, such as ImageNet and its V2, Sketch, R and A.
 
     - `acc1_reference` and `acc1_<name>` of each shifted data set; `acc1_shifted` is their unweighted mean.
@@ -36,12 +36,6 @@ class Robustness:
     """Field of a record with its class: an index into the names, or a name."""
     inner_norm: classes_lib.Inner = "normalize"
     """Whether the embedding of each prompt is normalised before the mean over a class, as in CLIP; GroupViT's code does not."""
-    limit: int = 0
-    """Take only so many records from the start of each data set. 0: all."""
-    every: int = 0
-    """Steps from one evaluation to the next. 0: the run's eval_every."""
-    note: str = ""
-    """A sentence for the report."""
     examples: int = 4
     """Misses and hits to show of each data set, so many."""
 

@@ -13,8 +13,8 @@ CONFUSED_PAIRS = 6
 """Pairs of classes that are shown with images."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ZeroShot:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZeroShot(base.Evaluator):
     """Top-1 and top-5 accuracy and mean recall over classes, with prompt ensembles and without training.
 
     Among equal scores the first class is the answer. Blind numbers are those of always answering with the most frequent classes
@@ -29,12 +29,6 @@ class ZeroShot:
     """Field of a record with its class: an index into the names, or a name."""
     inner_norm: classes_lib.Inner = "normalize"
     """Whether the embedding of each prompt is normalised before the mean over a class, as in CLIP; GroupViT's code does not."""
-    limit: int = 0
-    """Take only so many records from the start. 0: all."""
-    every: int = 0
-    """Steps from one evaluation to the next. 0: the run's eval_every."""
-    note: str = ""
-    """A sentence for the report, such as what a simpler model would reach."""
     examples: int = 8
     """Hits and misses to show, of each so many; 0: no images at all."""
 
