@@ -104,12 +104,34 @@ def test_captions_come_from_json_or_txt_and_labels_from_cls(tmp_path, write_tar)
         "c": {"json": b'{"width": 3}', "txt": "café".encode()},
         "d": {"txt": b""},
         "e": {"cls": b"7\n"},
+        "f": {"json": b'["one", "two"]', "txt": b"three"},
     }
     listed = [(f"{k}.{ext}", data) for k, m in members.items() for ext, data in (("jpg", b"image"), *m.items())]
     source = sources.WebDataset([write_tar(tmp_path / "a.tar", listed)])
-    assert [source[i]["captions"] for i in range(5)] == [["one"], ["one", "two"], ["café"], [], []]
+    assert [source[i]["captions"] for i in range(6)] == [["one"], ["one", "two"], ["café"], [], [], ["one", "two"]]
     assert source[2]["width"] == 3
     assert source[4]["label"] == 7
+
+
+def test_the_tars_of_img2dataset_are_read_as_they_are(tmp_path, write_tar, encode_image, noise):
+    """A tar with a table and counts beside it; what was not downloaded is in the table only, or has no image."""
+    members = []
+    for i in range(6):
+        told = {"caption": f"picture {i}", "url": f"http://x/{i}.jpg", "key": f"{i:09d}", "status": "success", "error_message": None,
+                "width": 8, "height": 8, "exif": "{}", "sha256": "0"}  # fmt: skip
+        failed = i == 4
+        members += [] if failed else [(f"{i:09d}.jpg", encode_image(noise(i, 8, 8), "JPEG"))]
+        members += [(f"{i:09d}.txt", told["caption"].encode())]
+        told |= {"status": "failed_to_download", "error_message": "HTTP Error 404"} if failed else {}
+        members += [(f"{i:09d}.json", json.dumps(told).encode())]
+    for shard in range(2):
+        write_tar(tmp_path / f"{shard:05d}.tar", [(name.replace("00000000", f"0000{shard}000"), data) for name, data in members])
+        (tmp_path / f"{shard:05d}.parquet").write_bytes(b"beside")
+        (tmp_path / f"{shard:05d}_stats.json").write_text("{}")
+    for pattern in (str(tmp_path), f"{tmp_path}/*.tar", f"{tmp_path}/{{00000..00001}}.tar"):
+        source = sources.open_source(pattern)
+        assert [source[i]["captions"][0] for i in range(len(source))] == [f"picture {i}" for i in (0, 1, 2, 3, 5)] * 2
+    assert (source[9]["key"], source[9]["status"], source[9]["width"]) == ("000010005", "success", 8)
 
 
 def test_a_json_cannot_take_the_place_of_key_or_image(tmp_path, write_tar):
@@ -175,10 +197,17 @@ def test_a_flipped_byte_in_an_array_record_names_the_record(tmp_path):
     assert f"{path}: record" in failed[0]
 
 
-def test_records_of_another_program_name_their_shard(shared_data):
-    source = sources.ArrayRecord([str(shared_data / "containers" / "digits.array_record-00000-of-00002")])
-    with pytest.raises(records.RecordError, match=r"digits.*: record 0: .*records\.write"):
+def test_records_of_another_program_are_refused_and_damaged_ones_are_not(tmp_path, shared_data):
+    with pytest.raises(errors.InputError, match=r"digits.*: its records are of another program\. Name the folder of a TFDS data set"):
+        sources.ArrayRecord([str(shared_data / "containers" / "digits.array_record-00000-of-00002")])
+    (path,) = records.write(str(tmp_path / "a"), [{"image": bytes(5000)}, {"image": b"i"}], 1)
+    data = bytearray(open(path, "rb").read())
+    data[data.index(bytes(4000)) + 2000] = 1
+    (tmp_path / "b.array_record").write_bytes(data)
+    source = sources.ArrayRecord([str(tmp_path / "b.array_record")])
+    with pytest.raises(records.RecordError, match="record 0: damaged"):
         source[0]
+    assert source[1]["image"] == b"i"
 
 
 def test_sources_cross_process_borders(tmp_path, pair_tars):

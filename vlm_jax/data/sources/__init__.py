@@ -6,6 +6,7 @@ docs/data.md shows each.
 """
 
 import os
+import re
 from collections.abc import Callable, Sequence
 
 from vlm_jax import errors
@@ -24,6 +25,7 @@ _BY_SUFFIX: dict[str, Callable[[Sequence[str]], Source]] = {
     ".npz": arrays.Arrays,
 }
 """Sources of files."""
+_NUMBERED = re.compile(r"\d{5,}\.tar")
 
 
 def open_source(pattern: str, field: str = "data") -> Source:
@@ -43,6 +45,8 @@ def open_source(pattern: str, field: str = "data") -> Source:
     if os.path.isdir(folder):
         if clip_benchmark.is_one(folder):
             return clip_benchmark.ClipBenchmark(folder, field)
+        if tars := _numbered(folder):
+            return WebDataset(tars)
         return image_folder.ImageFolder(folder, field)
     paths = patterns.expand(pattern, field)
     kinds = [_suffix(path) for path in paths]
@@ -53,6 +57,11 @@ def open_source(pattern: str, field: str = "data") -> Source:
     if len(set(kinds)) > 1:
         raise errors.InputError(f"{field} {pattern}: {' and '.join(sorted(set(kinds)))} files in one source; give one kind")
     return _BY_SUFFIX[kinds[0]](paths)
+
+
+def _numbered(folder: str) -> list[str]:
+    """The tars of a folder that img2dataset filled: 00000.tar and so on. Others may be several data sets."""
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if _NUMBERED.fullmatch(name)]
 
 
 def _suffix(path: str) -> str:

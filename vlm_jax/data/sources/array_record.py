@@ -8,7 +8,7 @@ from typing import Any
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from vlm_jax import errors
-from vlm_jax.data import records
+from vlm_jax.data import places, records
 from vlm_jax.data.sources import base
 
 SUFFIX = re.compile(r"\.array_?record(-\d+-of-\d+)?$")
@@ -19,10 +19,12 @@ class ArrayRecord(base.Sharded):
     """Shards written by `records.write`."""
 
     def __init__(self, paths: Sequence[str]):
-        """Raises InputError for a shard that is damaged or empty."""
+        """Raises InputError for a shard that is damaged, empty, of another program, or behind a network."""
+        places.only_local(list(paths), "ArrayRecord shards")
         self._readers: list[Any] = [None] * len(paths)
         self._lock = threading.Lock()
         super().__init__(paths, base.each(_count_records, paths))
+        self._check_first()
 
     def __getitem__(self, index: int) -> base.Example:
         """Raises RecordError for a damaged record."""
@@ -43,6 +45,20 @@ class ArrayRecord(base.Sharded):
         """Shard and place, for messages."""
         shard, place = self._find(index)
         return f"{self.paths[shard]}: record {place}"
+
+    def _check_first(self) -> None:
+        """The format has checksums: what can be read and is no record of ours is of another program. A damaged one is one bad record."""
+        try:
+            first = self._open(0).read([0])[0]
+        except (RuntimeError, ValueError, IndexError):
+            return
+        try:
+            records.decode(first)
+        except records.RecordError as error:
+            raise errors.InputError(
+                f"{self.paths[0]}: its records are of another program. Name the folder of a TFDS data set, tfds:FOLDER/SPLIT; write "
+                "others with vlm_jax.data.records.write"
+            ) from error
 
     def _open(self, shard: int) -> Any:
         with self._lock:

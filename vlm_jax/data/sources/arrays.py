@@ -20,7 +20,7 @@ import numpy as np
 
 from vlm_jax import errors
 from vlm_jax.data import classes as class_names
-from vlm_jax.data import images, records
+from vlm_jax.data import images, places, records
 from vlm_jax.data.sources import base, npz
 
 
@@ -42,6 +42,7 @@ class Arrays(base.Sharded):
 
     def __init__(self, paths: Sequence[str]):
         """Raises InputError for a file that is damaged, holds objects, or has arrays of other names or shapes."""
+        places.only_local(list(paths), "arrays")
         self._tables = [_load(path) for path in paths]
         super().__init__(paths, [table.count for table in self._tables])
         for path, table in zip(paths, self._tables, strict=True):

@@ -7,10 +7,11 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from vlm_jax.data import classes as class_names
+from vlm_jax.data import places
 
 Example = dict[str, Any]
 """`key` (str), `image` (encoded bytes), `captions` (list of str, possibly empty), and what else a record has: `label` (index of a
@@ -18,6 +19,8 @@ class), `label_name`, `labels` (list of indices or names, where an image has sev
 
 _OPENERS = 16
 """Threads that open shards: waiting for disks, not computing."""
+_GAP = 2**16
+"""Bytes between parts of a remote file that are rather read than asked for twice."""
 
 
 class Source(Protocol):
@@ -71,12 +74,24 @@ class Files:
         self._lock = threading.Lock()
 
     def read(self, file: int, start: int, size: int, what: str) -> bytes:
-        """Raises ValueError where the file ends before, OSError where the disk fails."""
-        opened = self._opened[file]
-        data = os.pread(self._open(file) if opened is None else opened, size, start)
+        """Raises ValueError where the file ends before, OSError where the disk or the network fails."""
+        if places.is_remote(self.paths[file]):
+            data = places.read(self.paths[file], start, start + size) if size else b""
+        else:
+            opened = self._opened[file]
+            data = os.pread(self._open(file) if opened is None else opened, size, start)
         if len(data) != size:
             raise ValueError(f"{what} ends after {len(data)} of {size} bytes; the shard changed since it was opened")
         return data
+
+    def read_parts(self, file: int, spans: Mapping[str, tuple[int, int]]) -> dict[str, bytes]:
+        """Start and size by name to bytes by name, in one request where a remote file has them side by side; raises as `read`."""
+        start, stop = min(first for first, _ in spans.values()), max(first + size for first, size in spans.values())
+        apart = stop - start - sum(size for _, size in spans.values())
+        if apart > _GAP or not places.is_remote(self.paths[file]):
+            return {name: self.read(file, *span, name) for name, span in spans.items()}
+        data = self.read(file, start, stop - start, " and ".join(spans))
+        return {name: data[first - start : first - start + size] for name, (first, size) in spans.items()}
 
     def _open(self, file: int) -> int:
         with self._lock:
@@ -105,7 +120,8 @@ def each(function: Callable[[str], Any], paths: Sequence[str]) -> list[Any]:
 
 def fingerprint(paths: Sequence[str], counts: Sequence[int]) -> str:
     """Base names, counts and sizes: the same data in another folder has the same fingerprint."""
-    shards = [(os.path.basename(p), n, os.path.getsize(p)) for p, n in zip(paths, counts, strict=True)]
+    sizes = each(places.size, paths)
+    shards = [(os.path.basename(p), n, size) for p, n, size in zip(paths, counts, sizes, strict=True)]
     digest = hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
     return f"{sum(counts)} examples in {len(paths)} shards, {sum(size for *_, size in shards)} bytes, {digest}"
 

@@ -9,7 +9,7 @@
 """
 
 import os
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -33,6 +33,8 @@ def is_one(folder: str) -> bool:
 class ClipBenchmark(webdataset.WebDataset):
     """The split `test` of a folder, or the split that is named, `wds_cifar10/train`."""
 
+    _kinds = ("image", "txt", "json", "cls", "npy")
+
     def __init__(self, folder: str, field: str = "data"):
         """Raises InputError for a split or a tar that is not there, or what is no number, no names or no templates."""
         folder = os.path.normpath(folder)
@@ -50,10 +52,9 @@ class ClipBenchmark(webdataset.WebDataset):
         super().__init__(paths)
         self.classes = class_names.folder(root, field)
 
-    def _example(self, shard: int, entry: Any) -> base.Example:
-        example = super()._example(shard, entry)
-        if entry["npy_size"]:
-            found = npy.parse(self._read(shard, entry, "npy"))
+    def _with_more(self, example: base.Example, members: Mapping[str, bytes]) -> base.Example:
+        if "npy" in members:
+            found = npy.parse(members["npy"])
             if found.ndim != 1 or found.dtype.kind not in "biuf":
                 raise ValueError(f"npy {found.dtype}{list(found.shape)}: must be a vector with one number a class")
             example["labels"] = np.flatnonzero(found > 0).tolist()

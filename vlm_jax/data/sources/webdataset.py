@@ -1,7 +1,7 @@
 """WebDataset tars, read at random by an index of their members."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_jax import errors
@@ -10,14 +10,19 @@ from vlm_jax.data.sources import base
 
 
 class WebDataset(base.Sharded):
-    """Tar shards: per example an image (jpg, jpeg, png, webp) and its text (txt, or json with `caption` or `captions`).
+    """Tar shards: per example an image (jpg, jpeg, png, webp) and its text (txt, or json).
 
-    The key is the member's path up to the first dot of its base name; it is a name only and never a place to write. Fields of the
-    json are fields of the example; `cls` is `label`. Members are read by offset from an index that is made once a shard.
+    A json is a list of captions, or a map with `caption` or `captions` (one or a list of them), whose other fields are fields of the
+    example, as img2dataset writes them. `cls` is `label`. The key is the member's path up to the first dot of its base name; it is a
+    name only and never a place to write. Members are read by offset from an index that is made once a shard.
     """
+
+    _kinds: tuple[str, ...] = ("image", "txt", "json", "cls")
+    """Members that are read."""
 
     def __init__(self, paths: Sequence[str]):
         """Raises InputError for a shard that is truncated, compressed, or without a complete example."""
+        tar_index.prepare(paths)
         tables = base.each(tar_index.load, paths)
         super().__init__(paths, [len(table) for table in tables])
         self._tables: list[Any] = list(tables)
@@ -41,32 +46,38 @@ class WebDataset(base.Sharded):
         return f"{self.paths[shard]}: {base.printable(key)}"
 
     def _example(self, shard: int, entry: Any) -> base.Example:
-        example: base.Example = {}
-        if entry["json_size"]:
-            example = json.loads(self._read(shard, entry, "json"))
-            if not isinstance(example, dict):
-                raise ValueError(f"its json is a {type(example).__name__}, not a map")
+        kinds = [kind for kind in self._kinds if entry[f"{kind}_size"]]
+        spans = {kind: (int(entry[f"{kind}_start"]), int(entry[f"{kind}_size"])) for kind in kinds}
+        members = self._files.read_parts(shard, spans) if spans else {}
+        example = json.loads(members["json"]) if "json" in members else {}
+        if isinstance(example, list) and all(isinstance(caption, str) for caption in example):
+            example = {"captions": example}
+        if not isinstance(example, dict):
+            raise ValueError(f"its json is a {type(example).__name__}, not a map and no list of captions")
         captions = example.get("captions", example.get("caption"))
         if captions is None:
-            captions = self._captions(self._read(shard, entry, "txt").decode("utf-8")) if entry["txt_size"] else []
+            captions = self._captions(members["txt"].decode("utf-8")) if "txt" in members else []
         example["captions"] = [captions] if isinstance(captions, str) else captions
-        if entry["cls_size"]:
-            example["label"] = int(self._read(shard, entry, "cls"))
-        example["key"] = tar_index.key(entry)
-        example["image"] = self._read(shard, entry, "image")
-        return example
+        if "cls" in members:
+            example["label"] = int(members["cls"])
+        example |= {"key": tar_index.key(entry), "image": members.get("image", b"")}
+        return self._with_more(example, members)
 
     def _captions(self, text: str) -> list[str]:
         """Those of a txt member."""
         return [text]
 
-    def _read(self, shard: int, entry: Any, member: str) -> bytes:
-        return self._files.read(shard, int(entry[f"{member}_start"]), int(entry[f"{member}_size"]), member)
+    def _with_more(self, example: base.Example, members: Mapping[str, bytes]) -> base.Example:
+        """What another layout adds to an example."""
+        return example
 
     def _table(self, shard: int) -> Any:
         table = self._tables[shard]
         if table is None:
-            table = self._tables[shard] = tar_index.load(self.paths[shard])
+            table = tar_index.load(self.paths[shard])
+            if len(table) != self._ends[shard] - (self._ends[shard - 1] if shard else 0):
+                raise errors.InputError(f"{self.paths[shard]}: changed since the run began; start it again")
+            self._tables[shard] = table
         return table
 
     def __getstate__(self) -> dict[str, Any]:
