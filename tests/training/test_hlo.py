@@ -94,3 +94,33 @@ def test_text_that_is_no_program_is_refused():
 def test_a_loop_of_unknown_length_is_refused():
     with pytest.raises(ValueError, match="loop loop: its number of trips"):
         hlo.read(TPU.replace("constant(7)", "add(%get, %get)"))
+
+
+@pytest.mark.parametrize(
+    ("groups", "axes"),
+    [
+        ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", ("fsdp",)),
+        ("replica_groups=[2,4]<=[4,2]T(1,0)", ("data",)),
+        ("replica_groups=[1,8]<=[8]", ("data", "fsdp")),
+        ("replica_groups={}", ("data", "fsdp")),
+        ("source_target_pairs={{0,2},{2,4},{4,6},{6,0}}", ("data",)),
+    ],
+)
+def test_an_exchange_knows_the_mesh_axes_along_which_it_runs(groups, axes):
+    text = TPU.replace("channel_id=2", f"channel_id=2, {groups}")
+    (exchange,) = (found for found in hlo.read(text).exchanges if found.kind == "collective-permute")
+    assert exchange.axes({"data": 4, "fsdp": 2, "model": 1}) == axes
+    assert (exchange.count, exchange.bytes) == (7, 7 * 8 * 4)
+
+
+def test_collectives_of_a_mesh_run_along_the_axes_that_they_name():
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+    def fn(x):
+        return jax.lax.psum(jax.lax.all_gather(x, "fsdp", tiled=True), "data")
+
+    with jax.set_mesh(mesh):
+        mapped = jax.shard_map(fn, in_specs=P(("data", "fsdp")), out_specs=P(), check_vma=False)
+        text = jax.jit(mapped).lower(jax.ShapeDtypeStruct((16, 4), jnp.float32)).compile().as_text()
+    found = {exchange.kind: exchange.axes(mesh.shape) for exchange in hlo.read(text).exchanges}
+    assert found == {"all-gather": ("fsdp",), "all-reduce": ("data",)}

@@ -1,5 +1,7 @@
 """Rules from paths to shards, rows of a process, and batches as global arrays."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -70,4 +72,34 @@ def test_batches_keep_their_rows_in_order(sizes):
 
 def test_large_leaves_that_stay_whole_are_reported():
     x = jax.ShapeDtypeStruct((1000, 1000), np.float32)
-    assert sharding.undivided({"positions": x, "up": {"kernel": x}}, _mesh(1, 8, 1)) == ["positions (1000, 1000)"]
+    assert sharding.undivided({"probe": x, "up": {"kernel": x}}, _mesh(1, 8, 1)) == ["probe (1000, 1000)"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device as far as a mesh looks at one."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "fake"
+    device_kind: str = "fake"
+
+
+CHIPS = [Chip(i, slice_index=i % 2) for i in range(16)]
+"""Of two slices, in no good order."""
+
+
+@pytest.mark.parametrize(("fsdp", "model"), [(1, 1), (4, 1), (2, 4), (8, 1)])
+def test_over_several_slices_only_data_leaves_a_slice(fsdp, model):
+    mesh = sharding.Mesh(data=-1, fsdp=fsdp, model=model).make(CHIPS)
+    slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+    assert mesh.devices.shape == (16 // fsdp // model, fsdp, model)
+    assert len({chip.id for chip in mesh.devices.flat}) == 16
+    first, second = np.split(slices, 2)
+    assert (first == 0).all() and (second == 1).all()
+
+
+def test_parts_of_the_parameters_that_would_lie_in_two_slices_are_refused():
+    with pytest.raises(InputError, match=r"mesh.data 1: not divisible by the 2 slices.*at most the 8 devices of a slice"):
+        sharding.Mesh(data=1, fsdp=16).make(CHIPS)

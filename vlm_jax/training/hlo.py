@@ -3,7 +3,9 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
 _BYTES = {"pred": 1, "bf16": 2}
@@ -22,6 +24,34 @@ class Traffic:
 
 
 @dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One collective of the program."""
+
+    kind: str
+    """Such as `all-gather`."""
+    count: int
+    """How often it runs in one call of the program."""
+    bytes: float
+    """Of all its results on one device."""
+    groups: tuple[tuple[int, ...], ...]
+    """Devices that exchange with one another, by their place in the mesh; of a permutation, sender and receiver. Empty: all."""
+
+    def axes(self, sizes: Mapping[str, int]) -> tuple[str, ...]:
+        """The mesh axes along which it runs.
+
+        Args:
+          sizes: of the mesh, by axis, in order.
+        """
+        shape = tuple(sizes.values())
+        groups = self.groups or (tuple(range(math.prod(shape))),)
+        crossed = np.zeros(len(shape), bool)
+        for group in groups:
+            places = np.array(np.unravel_index(group, shape))
+            crossed |= (places != places[:, :1]).any(axis=1)
+        return tuple(name for name, found in zip(sizes, crossed, strict=True) if found)
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
     """What one call of a program does on one device."""
 
@@ -31,6 +61,8 @@ class Program:
     """Estimated by the compiler (TPU only), without collectives and custom calls: good to rank programs of one compiler with."""
     loops: tuple[int, ...]
     """Trips of every loop."""
+    exchanges: tuple[Exchange, ...] = ()
+    """The collectives one by one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +89,7 @@ def read(text: str) -> Program:
     computations, entry = _parse(text)
     if entry is None:
         raise ValueError("the text holds no ENTRY computation: pass the text of a compiled program")
-    traffic, cycles, loops, seen = {}, 0, [], set()
+    traffic, cycles, loops, seen, exchanges = {}, 0, [], set(), []
     for operation, times, fused in _walk(computations, entry, 1, loops):
         found = re.search(r'"estimated_cycles":"(\d+)"', operation.rest)
         cycles += times * int(found[1]) if found else 0
@@ -70,9 +102,11 @@ def read(text: str) -> Program:
             if identity in seen:
                 continue
             seen.add(identity)
+        exchange = Exchange(kind, times, times * _result_bytes(operation), _groups(operation.rest))
         before = traffic.get(kind, Traffic())
-        traffic[kind] = Traffic(before.count + times, before.bytes + times * _result_bytes(operation))
-    return Program(traffic, cycles, tuple(loops))
+        traffic[kind] = Traffic(before.count + exchange.count, before.bytes + exchange.bytes)
+        exchanges.append(exchange)
+    return Program(traffic, cycles, tuple(loops), tuple(exchanges))
 
 
 def _parse(text: str) -> tuple[dict[str, list[_Operation]], str | None]:
@@ -129,6 +163,17 @@ def _trips(computations, loop: _Operation) -> int:
     if not limits:
         raise ValueError(f"loop {loop.name}: its number of trips is not written in the program")
     return max(limits)
+
+
+def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
+    """Groups of a collective, written out or as rows of a reordered count, such as [2,4]<=[4,2]T(1,0)."""
+    counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
+    if counted:
+        rows, shape, order = ([int(n) for n in part.split(",")] if part else None for part in counted.groups())
+        assert rows and shape, "both have numbers in the pattern"
+        return tuple(map(tuple, np.arange(math.prod(shape)).reshape(shape).transpose(order).reshape(rows).tolist()))
+    written = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}", rest)
+    return tuple(tuple(int(n) for n in group.split(",") if n) for group in re.findall(r"\{([\d, ]*)\}", written[1])) if written else ()
 
 
 def _result_bytes(operation: _Operation) -> float:

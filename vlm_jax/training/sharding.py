@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 
 from vlm_jax.errors import InputError
@@ -23,11 +24,12 @@ RULES: Rules = (
     (r"(query|key|value|up|gate)/bias$", P("model")),
     (r"(out|down)/kernel$", P("model", "fsdp")),
     (r"embedding$", P(("model", "fsdp"), None)),
-    (r"kernel$", P("fsdp")),
+    (r"(kernel|positions)$", P("fsdp")),
     (r"", P()),
 )
 """First match wins; a spec names trailing axes, so that stacked layers lead unsharded and moments match for free."""
 
+AXES = ("data", "fsdp", "model")
 REDUCED = ((r"(^|/)factored_rows/", -1), (r"(^|/)factored_columns/", -2))
 """Parts of the optimizer's state that lack one axis of the parameter whose path follows; the other axes keep its shards."""
 
@@ -49,26 +51,45 @@ class Mesh:
         rest = math.prod(size for size in sizes if size != -1)
         return devices % rest == 0 if -1 in sizes else devices == rest
 
+    def axes(self, devices: int) -> dict[str, int]:
+        """The sizes over so many devices.
+
+        Raises:
+          InputError: they do not make up the number of devices.
+        """
+        sizes = [self.data, self.fsdp, self.model]
+        if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+            raise InputError(f"mesh {tuple(sizes)}: sizes are positive, and one of them may be -1")
+        if not self.fits(devices):
+            raise InputError(
+                f"mesh (data, fsdp, model) = {(self.data, self.fsdp, self.model)} does not make up the {devices} devices"
+            )
+        rest = math.prod(size for size in sizes if size != -1)
+        return dict(zip(AXES, (devices // rest if size == -1 else size for size in sizes), strict=True))
+
     def make(
         self,
         devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
     ) -> jax.sharding.Mesh:
-        """The mesh over all devices.
+        """The mesh over all devices. Where they are of several slices, `data` goes over the slices first.
 
         Raises:
-          InputError: the sizes do not make up the number of devices.
+          InputError: the sizes do not make up the number of devices, or `data` is no multiple of the number of slices.
         """
         devices = jax.devices() if devices is None else devices
-        sizes = [self.data, self.fsdp, self.model]
-        if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-            raise InputError(f"mesh {tuple(sizes)}: sizes are positive, and one of them may be -1")
-        rest = math.prod(size for size in sizes if size != -1)
-        sizes = [len(devices) // rest if size == -1 else size for size in sizes]
-        if math.prod(sizes) != len(devices):
+        sizes = self.axes(len(devices))
+        slices = len({getattr(device, "slice_index", 0) for device in devices})
+        if slices == 1:
+            return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+        if sizes["data"] % slices:
             raise InputError(
-                f"mesh (data, fsdp, model) = {(self.data, self.fsdp, self.model)} does not make up the {len(devices)} devices"
+                f"mesh.data {sizes['data']}: not divisible by the {slices} slices, between which only data may lie; "
+                f"mesh.fsdp x mesh.model may be at most the {len(devices) // slices} devices of a slice"
             )
-        return jax.make_mesh(tuple(sizes), ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+        within = (sizes["data"] // slices, sizes["fsdp"], sizes["model"])
+        # A slice of v5e is a torus of two sides only, which three axes may have to share.
+        arranged = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+        return jax.sharding.Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def spec(path: str, shape: Sequence[int], mesh: jax.sharding.Mesh, rules: Rules = RULES) -> P:
