@@ -27,7 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     default, description = configs.load_recipe(recipe)
     chosen = [argument for argument in overrides if argument != "--dry-run"]
     config = configs.parse(default, chosen, prog=f"python -m vlm_jax.train {recipe}", description=description)
-    processes.start()
+    found = processes.start()
+    compiled = processes.keep_compiled(Path(config.workdir)) if "--dry-run" not in overrides else ""
+    print(found + (f"; compiled programs are kept in {compiled}" if compiled else ""))
     built = run.Run.build(config, name=Path(recipe).stem)
     if "--dry-run" in overrides:
         built.try_out()
