@@ -10,12 +10,12 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from vlm_jax import errors, files
-from vlm_jax.data import records, sources
+from vlm_jax.data import records
 
 FIELD = "bad_records"
 """Of a row with something bad: BadRecords by part of the stream, "" where it has no parts; taken off before rows become a batch."""
@@ -49,8 +49,18 @@ class BadRecord:
     reason: str
 
 
+class Records(Protocol):
+    """What a row may be made of, such as a source."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+    def where(self, index: int, /) -> str: ...
+
+
 def replaced(
-    source: sources.Source, index: int, load: Callable[[sources.Example, int], dict[str, Any]], rng: np.random.Generator
+    source: Records, index: int, load: Callable[[dict[str, Any], int], dict[str, Any]], rng: np.random.Generator
 ) -> dict[str, Any]:
     """The row of a record, or of the first usable one of those drawn in its place, then with a BadRecord of no part in FIELD.
 
@@ -81,7 +91,7 @@ class Account:
         """
         self._shares, self._rows = dict(shares), dict(rows)
         self._log: Path | None = None
-        self._logged: set[tuple[str, int]] = set()
+        self._logged: set[tuple[str, int, str]] = set()
         self._first: dict[str, list[str]] = {name: [] for name in rows}
         self._warned = False
         self.set_state(0, {})
@@ -99,7 +109,7 @@ class Account:
         if len(rows) < len(lines):  # a crash cut the last one off
             files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         for row in rows:
-            self._logged.add((row["stream"], row["record"]))
+            self._logged.add((row["stream"], row["record"], row.get("where", "")))
 
     def add(self, step: int, bad: Sequence[tuple[str, int, BadRecord]]) -> None:
         """Counts the next batch; `bad` has stream and row of those that were replaced in it.
@@ -116,8 +126,8 @@ class Account:
             self._bad[name] += 1
             if len(self._first[name]) < _SHOWN:
                 self._first[name].append(f"{record.where}: {record.reason}")
-            if (name, record.record) not in self._logged:
-                self._logged.add((name, record.record))
+            if (name, record.record, record.where) not in self._logged:
+                self._logged.add((name, record.record, record.where))
                 lines.append(json.dumps({"stream": name, **dataclasses.asdict(record), "step": step + 1, "row": row}) + "\n")
         if self._log is not None and lines:
             with self._log.open("a") as file:
@@ -153,7 +163,7 @@ class Account:
         )
 
 
-def _described(source: sources.Source, index: int, error: records.RecordError) -> BadRecord:
+def _described(source: Records, index: int, error: records.RecordError) -> BadRecord:
     where = source.where(index)
     try:
         key = str(source[index].get("key", ""))

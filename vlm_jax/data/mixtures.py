@@ -230,7 +230,7 @@ class _Mixed(grain.MapDataset):
         if isinstance(index, slice):
             return self.slice(index)
         part, place = self._order(index)
-        row = self._rows[part][place] | {"source": np.array(part, np.int32)}
+        row: dict[str, Any] = {**(self._rows[part][place] or {}), "source": np.array(part, np.int32)}
         if bad_records.FIELD in row:
             row[bad_records.FIELD] = {batches.account(self._names[part], inner): bad for inner, bad in row[bad_records.FIELD].items()}
         return row

@@ -1,0 +1,224 @@
+"""Packing: documents cut into pieces, and pieces put together into rows of a fixed number of tokens and images, once for a data set.
+
+A document is one sequence of tokens, [begin] text <chunk end> <image> text ... <chunk end>, and is cut where a row is full. Pieces fill
+rows by best fit, the largest first; tokens of different pieces never see one another, so it does not matter which of them share a row,
+and all epochs have the same rows in another order. The plan is made in one pass over the documents, and kept; whatever process asks for
+row r of a batch finds its pieces in it.
+"""
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from vlm_jax.data import kept, records, text
+from vlm_jax.data.sources import documents
+
+_FEW = 2_000
+"""Documents that one process reads sooner than others start."""
+_TASK = 200
+"""Documents that a process is given at a time."""
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What a row is made of."""
+
+    tokenizer: text.Tokenizer
+    """`length` is the number of tokens of a row."""
+    images: int
+    """Of a row, at most."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row."""
+        return self.tokenizer.length
+
+    @property
+    def image_id(self) -> int:
+        """Of the token that stands for an image: the first beyond the vocabulary."""
+        return self.tokenizer.load().vocab_size
+
+    @property
+    def chunk_end_id(self) -> int:
+        """Of the token that ends a text before the next image, and a document: the second beyond the vocabulary."""
+        return self.tokenizer.load().vocab_size + 1
+
+    def tokens(self, document: documents.Document) -> np.ndarray:
+        """int32[t]: all of a document; none where it is empty."""
+        tokenizer = self.tokenizer.load()
+        ids = [] if tokenizer.bos_id is None or not document.items else [tokenizer.bos_id]
+        after_text = False
+        for item in document.items:
+            if isinstance(item, str):
+                words = tokenizer.encode(item)
+                ids += words
+                after_text = after_text or bool(words)
+            else:
+                ids += [self.chunk_end_id] * after_text + [self.image_id]
+                after_text = False
+        return np.array(ids + [self.chunk_end_id] * after_text, np.int32)
+
+    def cut(self, ids: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Start and end of the pieces of a document.
+
+        A piece ends where a row is full. Where its last image with the text after it would be torn, and at least three quarters of a
+        row lie before that image, it ends there, so that the next piece begins with the image.
+        """
+        is_image = ids == self.image_id
+        images = np.flatnonzero(is_image)
+        chunks = images[~np.concatenate([[False], is_image[:-1]])[images]]  # the first of images in a row
+        start = 0
+        while start < len(ids):
+            stop = min(start + self.length, len(ids))
+            first = np.searchsorted(images, start)
+            if first + self.images < len(images):
+                stop = min(stop, int(images[first + self.images]))
+            if stop < len(ids) and ids[stop] != self.image_id:
+                last = chunks[np.searchsorted(chunks, stop) - 1] if len(chunks) and chunks[0] < stop else 0
+                if last >= start + self.length * 3 // 4:
+                    stop = int(last)
+            yield start, stop
+            start = stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The rows of a data set."""
+
+    pieces: np.ndarray
+    """int64[n, 5], row after row: document, start and end among its tokens, first and last + 1 of its images."""
+    ends: np.ndarray
+    """int64[rows]: the pieces of the rows up to each."""
+    tokens: int
+    """Of all pieces."""
+    images: int
+    bad: int
+    """Documents that cannot be used."""
+    first_bad: int
+    """The first of them; -1: none."""
+
+    def row(self, number: int) -> np.ndarray:
+        """The pieces of a row."""
+        return self.pieces[self.ends[number - 1] if number else 0 : self.ends[number]]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+
+def plan(opened: documents.Documents, form: Form) -> Plan:
+    """The plan of a data set, made on first use by as many processes as there are cores and kept in the cache folder.
+
+    Raises:
+      InputError: the cache folder cannot be written.
+    """
+    files = [(os.path.abspath(path), os.path.getsize(path), os.stat(path).st_mtime_ns) for path in opened.paths]
+    vocabulary = form.tokenizer.load().config.path
+    name = repr((_VERSION, files, form, os.path.getsize(vocabulary), os.stat(vocabulary).st_mtime_ns))
+    flat = kept.array("packing", name, lambda: _made(opened, form))
+    count, rows, tokens, images, bad, first_bad = (int(value) for value in flat[:6])
+    return Plan(flat[6 : 6 + 5 * count].reshape(count, 5), flat[6 + 5 * count :][:rows], tokens, images, bad, first_bad)
+
+
+def _made(opened: documents.Documents, form: Form) -> np.ndarray:
+    """A plan as one array."""
+    found, bad = [np.zeros((0, 5), np.int64)], []
+    for pieces, unusable in _mapped(opened, form):
+        found.append(pieces)
+        bad += unusable
+    if bad:
+        logging.getLogger(__name__).warning(
+            "%d of %d documents cannot be used and are left out, first %s", len(bad), len(opened), bad[0][1]
+        )
+    pieces = np.concatenate(found)
+    order, ends = fill(pieces[:, 2] - pieces[:, 1], pieces[:, 4] - pieces[:, 3], form.length, form.images)
+    pieces = pieces[order]
+    tokens, images = int((pieces[:, 2] - pieces[:, 1]).sum()), int((pieces[:, 4] - pieces[:, 3]).sum())
+    head = [len(pieces), len(ends), tokens, images, len(bad), bad[0][0] if bad else -1]
+    return np.concatenate([np.array(head, np.int64), pieces.ravel(), ends])
+
+
+def _mapped(opened: documents.Documents, form: Form) -> Iterator[tuple[np.ndarray, list[tuple[int, str]]]]:
+    """The pieces of every document in order, and the unusable ones with the reason, a task at a time."""
+    tasks = [range(start, min(start + _TASK, len(opened))) for start in range(0, len(opened), _TASK)]
+    workers = min(len(tasks), os.cpu_count() or 1)
+    if len(opened) <= _FEW or workers < 2:
+        yield from (_pieces(opened, form, task) for task in tasks)
+        return
+    with (
+        multiprocessing.get_context("spawn").Pool(workers, _start, (opened, form)) as pool,
+        tqdm.tqdm(total=len(opened), desc="packing", unit="documents", mininterval=1) as progress,
+    ):
+        for task, done in zip(tasks, pool.imap(_task, tasks), strict=True):
+            yield done
+            progress.update(len(task))
+
+
+_worker: dict[str, Any] = {}
+"""What a process of the pool works on."""
+
+
+def _start(opened: documents.Documents, form: Form) -> None:
+    _worker.update(opened=opened, form=form)
+
+
+def _task(task: range) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    return _pieces(_worker["opened"], _worker["form"], task)
+
+
+def _pieces(opened: documents.Documents, form: Form, task: Iterable[int]) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    found, bad = [], []
+    for index in task:
+        try:
+            ids = form.tokens(opened[index])
+        except records.RecordError as error:
+            bad.append((index, str(error)))
+            continue
+        images = np.concatenate([[0], np.cumsum(ids == form.image_id)])
+        found += [(index, start, stop, images[start], images[stop]) for start, stop in form.cut(ids)]
+    return np.array(found, np.int64).reshape(-1, 5), bad
+
+
+def fill(tokens: np.ndarray, images: np.ndarray, length: int, most_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Puts pieces into rows by best fit, those first that take most of a row.
+
+    Pieces of one size are placed together, so that the work depends on the number of sizes and not on that of pieces.
+
+    Args:
+      tokens, images: of the pieces, none above what a row holds.
+
+    Returns:
+      int64[n] the pieces in the order of their rows, and int64[rows] how many of them the rows up to each have.
+    """
+    rows: list[list[int]] = []
+    free: dict[tuple[int, int], list[int]] = {}  # rows by what they have left
+    count = np.zeros((length + 1, most_images + 1), np.int64)
+    share = np.maximum(tokens * most_images, images * length)  # of a row, by what it has less of
+    by_size = np.lexsort((np.arange(len(tokens)), -images, -tokens, -share))
+    sizes = np.stack([tokens[by_size], images[by_size]], 1)
+    borders = np.flatnonzero(np.any(np.diff(sizes, axis=0), axis=1)) + 1
+    for group in np.split(by_size, borders) if len(by_size) else []:
+        left, t, m = group.tolist(), int(tokens[group[0]]), int(images[group[0]])
+        while left:
+            fits = np.flatnonzero(count[t:, m:])
+            if len(fits):
+                room = (t + int(fits[0]) // (most_images + 1 - m), m + int(fits[0]) % (most_images + 1 - m))
+                chosen = [free[room].pop() for _ in range(min(len(left), len(free[room])))]
+                count[room] -= len(chosen)
+            else:
+                room = (length, most_images)
+                chosen = list(range(len(rows), len(rows) + max(1, t * len(left) // length)))
+                rows += [[] for _ in chosen]
+            for row in chosen:
+                rows[row].append(left.pop())
+            rest = (room[0] - t, room[1] - m)
+            free.setdefault(rest, []).extend(chosen)
+            count[rest] += len(chosen)
+    ends = np.cumsum(np.array([len(row) for row in rows], np.int64))
+    return np.array([piece for row in rows for piece in row], np.int64), ends
