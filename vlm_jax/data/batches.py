@@ -5,9 +5,6 @@ number of the next batch, and what was counted of bad records up to there.
 """
 
 import dataclasses
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from vlm_jax.data import bad_records, collate
+from vlm_jax.data import bad_records, collate, processes
 
 Batch = dict[str, dict[str, np.ndarray]]
 
@@ -138,15 +135,7 @@ class BatchIterator(grain.DatasetIterator):
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Lets a worker end when its run is killed, which cannot tell it any more."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "called in a worker"
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
+    processes.end_with_parent()
 
 
 class _Batches(grain.MapDataset):
