@@ -14,7 +14,7 @@ import pathlib
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,23 +85,16 @@ def build(path: str) -> np.ndarray:
     """Reads all headers of a shard into a table, see `load`."""
     examples: dict[str, dict[str, tuple[int, int]]] = {}
     count = 0
-    with contextlib.closing(_Reader(path)) as reader:
-        try:
-            for member in tar_headers.members(reader.at):
-                if not member.name:
-                    _check_end(path, member.start, count, reader)
-                    break
-                count += 1
-                stem, extension = _split(member.name)
-                kind = _MEMBERS.get(extension)
-                if kind is None or not stem or not member.is_file:
-                    continue
-                spans = examples.setdefault(stem, {})
-                if kind in spans:
-                    raise errors.InputError(f"{path}: {stem} has two members of kind {kind}; keys must differ before the first dot")
-                spans[kind] = (member.start, member.size)
-        except tar_headers.Damaged as error:
-            raise errors.InputError(f"{path}: {_why_unreadable(path, count, reader, error)}") from error
+    for member in members(path):
+        count += 1
+        stem, extension = split(member.name)
+        kind = _MEMBERS.get(extension)
+        if kind is None or not stem or not member.is_file:
+            continue
+        spans = examples.setdefault(stem, {})
+        if kind in spans:
+            raise errors.InputError(f"{path}: {stem} has two members of kind {kind}; keys must differ before the first dot")
+        spans[kind] = (member.start, member.size)
     complete = {stem: spans for stem, spans in examples.items() if "image" in spans and len(spans) > 1}
     if not complete:
         raise errors.InputError(
@@ -123,7 +116,26 @@ def build(path: str) -> np.ndarray:
     return table
 
 
-def _split(name: str) -> tuple[str, str]:
+def members(path: str) -> Iterator[tar_headers.Member]:
+    """The members of a whole tar, in order.
+
+    Raises:
+      InputError: truncated, compressed or not a tar.
+    """
+    count = 0
+    with contextlib.closing(_Reader(path)) as reader:
+        try:
+            for member in tar_headers.members(reader.at):
+                if not member.name:
+                    _check_end(path, member.start, count, reader)
+                    return
+                count += 1
+                yield member
+        except tar_headers.Damaged as error:
+            raise errors.InputError(f"{path}: {_why_unreadable(path, count, reader, error)}") from error
+
+
+def split(name: str) -> tuple[str, str]:
     """Key and extension: the path up to the first dot of the base name; no key for hidden files."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
