@@ -15,7 +15,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -189,7 +188,7 @@ class _Stretch:
                 except records.RecordError as error:
                     where = source.where(index)
                     reason = str(error).removeprefix(f"{where}: ")
-                    kind = "repeats an image" if isinstance(error, _Repeated) else re.sub(r"\d[\d,.]*\d|\d", "N", reason)
+                    kind = "repeats an image" if isinstance(error, _Repeated) else records.kind(reason)
                     failures.append({"record": index, "where": where, "key": key, "reason": reason, "kind": kind})
                 count()
         finally:

@@ -6,6 +6,7 @@ is ever unpickled.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,11 @@ WRITER_OPTIONS = "group_size:1,uncompressed"
 
 class RecordError(errors.InputError):
     """One record cannot be used; the message names its shard, its key and what is wrong with it."""
+
+
+def kind(reason: str) -> str:
+    """What several reasons have in common: the words, with N for every number."""
+    return re.sub(r"\d[\d,.]*\d|\d", "N", reason)
 
 
 def encode(record: Mapping[str, Any]) -> bytes:

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sentencepiece
 
@@ -17,8 +17,21 @@ _CAPTIONS = 200_000
 """Captions that a vocabulary is trained on, from the start of the shards."""
 
 
-def train(texts: Iterable[str], size: int, *, threads: int = 1) -> bytes:
-    """A SentencePiece model (byte pair encoding) of at most `size` pieces: pad 0, eos 1, unk 2, no bos.
+def train(
+    texts: Iterable[str],
+    size: int,
+    *,
+    threads: int = 1,
+    algorithm: Literal["bpe", "unigram"] = "bpe",
+    coverage: float = 1.0,
+    rare: Literal["unknown", "bytes"] = "unknown",
+) -> bytes:
+    """A SentencePiece model of at most `size` pieces: pad 0, eos 1, unk 2, no bos.
+
+    Args:
+      algorithm: byte pair encoding (Sennrich et al. 2016), or the unigram language model (Kudo 2018).
+      coverage: share of the characters of the texts that get pieces of their own, the frequent ones first.
+      rare: what the others become: the unknown piece, or one of 256 pieces for each of their bytes.
 
     Raises:
       InputError: `size` is too small for the characters of the texts, or there is no text.
@@ -28,10 +41,11 @@ def train(texts: Iterable[str], size: int, *, threads: int = 1) -> bytes:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
             model_writer=model,
-            model_type="bpe",
+            model_type=algorithm,
             vocab_size=size,
             hard_vocab_limit=False,
-            character_coverage=1.0,
+            character_coverage=coverage,
+            byte_fallback=rare == "bytes",
             pad_id=0,
             eos_id=1,
             unk_id=2,
@@ -58,7 +72,7 @@ def size_asked(path: str) -> int | None:
     return int(size)
 
 
-def _captions(source: Any) -> Iterable[str]:
+def captions_of(source: Any) -> Iterable[str]:
     """Those of the usable records; a training step replaces and counts the others."""
     for index in range(len(source)):
         try:
@@ -78,7 +92,7 @@ def of_captions(source: Any, size: int) -> str:
     name = hashlib.sha256(f"{source.fingerprint} {size}".encode()).hexdigest()[:12]
     path = root / f"captions-{name}.model"
     if not path.is_file():
-        model = train(itertools.islice(_captions(source), _CAPTIONS), size)
+        model = train(itertools.islice(captions_of(source), _CAPTIONS), size)
         try:
             root.mkdir(parents=True, exist_ok=True)
             files.write(path, model)
