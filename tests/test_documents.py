@@ -13,6 +13,7 @@ import pytest
 
 from vlm_jax import config as configs
 from vlm_jax import convert, evaluate, imported, run, train
+from vlm_jax.evaluation import caption_scores
 from vlm_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,7 @@ def test_links_lead_somewhere(document):
         ("python -m vlm_jax.evaluate --checkpoint runs/demo --evaluators.held-out.limits 3", "limits"),
         ("python -m vlm_jax.convert interpolate runs/a runs/b runs/c", "runs/a: no command above makes it"),
         ("python -m vlm_jax.convert theirs ours --to vlm_jxa", "vlm_jxa"),
+        ("python -m vlm_jax.evaluation.caption_scores a.json b.json --image all", "--image"),
         ("python data/make_shapes.py --aut here", "aut"),
         ("python data/make_shape.py --out here", "make_shape"),
         ("pip install -e '.[fats]'", "fats"),
@@ -127,6 +129,8 @@ class Checker:
             self._evaluate(arguments)
         elif module == "vlm_jax.convert":
             self._convert(arguments)
+        elif module == "vlm_jax.evaluation.caption_scores":
+            self._caption_scores(arguments)
         elif module == "pytest":
             self._pytest(arguments)
         else:
@@ -194,6 +198,17 @@ class Checker:
             convert.main(arguments)
         target = arguments[arguments.index(read[-1]) + 1]
         self.runs.setdefault(target, self.runs.get(read[0], []))
+
+    def _caption_scores(self, arguments: list[str]) -> None:
+        class Parsed(Exception):
+            """The command line is understood."""
+
+        def parsed(*_):
+            raise Parsed
+
+        self.monkeypatch.setattr(caption_scores, "read_candidates", parsed)
+        with pytest.raises(Parsed):
+            caption_scores.main(arguments)
 
     def _script(self, script: str, arguments: list[str]) -> None:
         assert (ROOT / script).is_file(), f"{script}: no such file"

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -178,3 +180,17 @@ def test_the_command_ends_with_one_line_and_2_and_loads_no_jax(files):
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and ended.stdout == ""
     assert ended.stderr.startswith("error: candidates ") and ended.stderr.count("\n") == 1
+
+
+def test_the_examples_of_the_documents_run_and_give_what_they_say():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    captions, answers = (code for code in re.findall("```python\n(.*?)```", text, re.DOTALL) if code.startswith("from vlm_jax"))
+    names: dict = {}
+    exec(captions, names)
+    assert len(names["rewards"]) == 2 and (names["rewards"] > 0).all()
+    assert set(names["scores"].values) == set(caption_scores.METRICS)
+    told = re.findall("(vqa_accuracy.accuracies.*)  # (.*)", answers)
+    exec(answers, names)
+    assert len(told) == 2
+    for call, result in told:
+        assert eval(call, names).tolist() == pytest.approx(eval(result))
