@@ -110,8 +110,8 @@ def test_hosts_together_feed_the_mixture(mixture, reference, hosts):
     print(f"R7: {hosts} hosts: {STEPS} global batches of a mixture of three sources identical to those of one")
 
 
-def test_workers_and_resumes_change_nothing(mixture, reference):
-    assert_same(batches(mixture, steps=4, start=5, workers=1, threads=1), reference[5:])
+def test_threads_and_resumes_change_nothing(mixture, reference):
+    assert_same(batches(mixture, steps=4, start=5, threads=3), reference[5:])
 
 
 def test_the_weights_are_in_the_fingerprint_and_nothing_of_an_equal_mixture_changes_it(mixture):

@@ -161,13 +161,9 @@ def test_hosts_together_feed_the_rows(stream, reference, hosts):
     print(f"R7: {hosts} hosts: {STEPS} global batches of packed documents identical to those of one")
 
 
-def test_workers_and_resumes_change_nothing(stream, reference):
-    assert_same(batches(stream, steps=3, start=2, workers=1, threads=1), reference[2:])
-
-
-def test_streams_of_different_kinds_step_together(stream, reference, pair_tars, merges):
+def test_streams_of_different_kinds_step_together_with_workers_and_without(stream, reference, pair_tars, merges):
     pairs = pipeline.Pairs(pair_tars, pair_tars, text.Tokenizer(merges, length=24), images.Transform(size=8), batch_size=16)
-    both = batches({"pairs": pairs, "pages": stream})
+    both = batches({"pairs": pairs, "pages": stream}, steps=2) + batches({"pairs": pairs, "pages": stream}, 3, 2, workers=1)
     assert_same([{"pages": batch["pages"]} for batch in both], reference)
     assert_same([{"pairs": batch["pairs"]} for batch in both], batches({"pairs": pairs}))
     assert len(both[0]["pairs"]["example"]) == 16
@@ -319,3 +315,29 @@ def test_images_lie_below_the_folder_of_their_document(tmp_path, name):
     (tmp_path / "below" / "docs.jsonl").write_text(json.dumps({"items": [{"image": name}]}))
     with pytest.raises(records.RecordError, match=r"is not below|no such file"):
         read(tmp_path / "below" / "docs.jsonl")
+
+
+def test_pages_of_tars_have_their_images_beside_them(tmp_path, write_tar):
+    page = {"items": [{"image": "1.png"}, {"text": "one"}, {"image": "a/p1.0.jpg"}, {"text": "two"}]}
+    members = [("a/p1.0.jpg", b"zero"), ("a/p1.json", json.dumps(page).encode()), ("a/p1.1.png", b"one")]
+    write_tar(tmp_path / "pages.tar", [*members, ("p2.json", b"{}"), ("p3.jpg", b"")])
+    opened = documents.open_documents(str(tmp_path / "pages.tar"))
+    document = opened[0]
+    assert (document.key, [i if isinstance(i, str) else i() for i in document.items]) == ("a/p1", [b"one", "one", b"zero", "two"])
+    with pytest.raises(records.RecordError, match=r"^\S+pages.tar: p2: has neither items"):
+        opened[1]
+    with pytest.raises(records.RecordError, match=r"^\S+pages.tar: p3: has no member json"):
+        opened[2]
+    missing = dict(page, items=[{"image": "7.png"}])
+    write_tar(tmp_path / "other.tar", [("x.json", json.dumps(missing).encode())])
+    (image,) = documents.open_documents(str(tmp_path / "other.tar"))[0].items
+    assert not isinstance(image, str)
+    with pytest.raises(records.RecordError, match=r"x: has no member 7\.png"):
+        image()
+
+
+def test_a_tar_of_pages_that_is_cut_is_refused(tmp_path, write_tar):
+    write_tar(tmp_path / "pages.tar", [(f"{i}.json", b'{"items": []}') for i in range(30)])
+    (tmp_path / "pages.tar").write_bytes((tmp_path / "pages.tar").read_bytes()[:9000])
+    with pytest.raises(errors.InputError, match=r"pages.tar: truncated: 9 members"):
+        documents.open_documents(str(tmp_path / "pages.tar"))

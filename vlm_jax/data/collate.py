@@ -1,7 +1,7 @@
 """Collate: one example to the arrays of a batch row, and rows to a batch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,6 +40,48 @@ def pairs(
         raise records.RecordError(f"its image is a {type(example['image']).__name__}, not bytes")
     return {
         "image": transform(example["image"], rng),
+        "tokens": tokenizer.row(words) if rng is None else tokenizer.part(words, tokens, rng),
+        "example": np.array(index, np.int32),
+    }
+
+
+def clips(
+    example: Mapping[str, Any],
+    index: int,
+    *,
+    transform: images.Transform,
+    tokenizer: "text.LoadedTokenizer",
+    caption: captions.Rule | int,
+    clean: captions.Cleaning = "none",
+    tokens: text.Part = "first",
+    frames: int,
+    offset: Literal["random", "middle"],
+    rng: np.random.Generator | None,
+) -> dict[str, np.ndarray]:
+    """Frames of a clip with one of its captions: {"frames": uint8[f, h, w, 3], "tokens": int32[t], "example": int32[]}.
+
+    The clip is divided into as many parts of equal length as there are frames to take, and from each the frame at the same place is
+    taken; a clip of fewer frames shows some of them several times. All frames are cropped and flipped alike.
+
+    Args:
+      example: has `frames` (functions that read encoded images) and `captions` (strings).
+      offset: the place in each part; "random" needs `rng`.
+      rng: the example's own generator: the caption is drawn first, then the place, what the transform draws, and tokens. None: the
+        first caption, the middle, and the evaluation form.
+      The others are those of `pairs`.
+
+    Raises:
+      RecordError: no frames, no caption, or a frame that cannot be decoded.
+    """
+    words = captions.choose(example, caption, clean, rng)
+    if not example.get("frames"):
+        raise records.RecordError("has no frames")
+    place = rng.random() if offset == "random" and rng is not None else 0.5
+    seed = None if rng is None else int(rng.integers(2**63))
+    chosen = np.floor((np.arange(frames) + place) * len(example["frames"]) / frames).astype(int)
+    pixels = [transform(example["frames"][i](), None if seed is None else np.random.default_rng(seed)) for i in chosen]
+    return {
+        "frames": np.stack(pixels),
         "tokens": tokenizer.row(words) if rng is None else tokenizer.part(words, tokens, rng),
         "example": np.array(index, np.int32),
     }

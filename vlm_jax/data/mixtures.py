@@ -96,7 +96,7 @@ class Mixture:
             return dataclasses.replace(self, parts={name: part.prepared() for name, part in self.parts.items()})
         if len(set(asked.values())) > 1:
             raise errors.InputError(f"data.parts: the tokenizer.path {_listed(asked)} must be the same in all parts")
-        opened = [sources.open_source(part.train, "train") for part in self.parts.values()]
+        opened = [part.open(part.train, "train") for part in self.parts.values()]
         return self._with_tokenizer_path(vocabulary.of_captions(_InTurn(opened), size))
 
     def keep(self, folder: str) -> None:

@@ -75,8 +75,12 @@ class Pages:
         size = vocabulary.size_asked(self.tokenizer.path)
         if size is None:
             return self
-        path = vocabulary.of_captions(_Texts(documents.open_documents(self.train, "train")), size)
+        path = vocabulary.of_captions(self.open(self.train, "train"), size)
         return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, path=path))
+
+    def open(self, pattern: str, field: str) -> "_Texts":
+        """The texts of documents that a pattern names, as captions."""
+        return _Texts(documents.open_documents(pattern, field))
 
     def keep(self, folder: str) -> None:
         """Copies into a run's folder what a checkpoint needs of the stream: the vocabulary."""

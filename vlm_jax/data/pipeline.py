@@ -111,7 +111,7 @@ class Pairs:
         size = vocabulary.size_asked(self.tokenizer.path)
         if size is None:
             return stream
-        path = vocabulary.of_captions(sources.open_source(self.train, "train"), size)
+        path = vocabulary.of_captions(self.open(self.train, "train"), size)
         return dataclasses.replace(stream, tokenizer=dataclasses.replace(self.tokenizer, path=path))
 
     def keep(self, folder: str) -> None:
@@ -129,7 +129,7 @@ class Pairs:
           InputError: a missing or damaged shard, or tokenizer.
         """
         tokenizer = self.tokenizer.load()
-        train = sources.open_source(self.train, "train")
+        train = self.open(self.train, "train")
         return Description(
             vocab_size=tokenizer.vocab_size,
             length=tokenizer.length,
@@ -138,18 +138,35 @@ class Pairs:
             pad_id=tokenizer.pad_id,
             image_size=self.image.size,
             train_records=self._count(train),
-            val_records=len(sources.open_source(self.val, "val")),
+            val_records=len(self.open(self.val, "val")),
             fingerprint=train.fingerprint + self.image.fingerprint,
         )
 
     def examples(self, seed: int) -> batches.Examples:
         """Training examples by position; indices beyond the first epoch are the following ones, shuffled anew."""
-        source = sources.open_source(self.train, "train")
+        source = self.open(self.train, "train")
         order, draws = np.random.SeedSequence(seed).generate_state(2)
         self.tokenizer.load()
-        load = _LoadPair(source, self)
+        load = _Load(source, self)
         rows = grain.MapDataset.range(self._count(source)).shuffle(seed=int(order)).random_map(load, seed=int(draws))
         return batches.Examples(rows, {"": bad_records.Allowance(self.bad_records)})
+
+    def open(self, pattern: str, field: str) -> Any:
+        """The source that a pattern names."""
+        return sources.open_source(pattern, field)
+
+    def row(self, example: sources.Example, index: int, caption: captions.Rule | int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """An example of the source as the fields of a batch, without the batch axis."""
+        return collate.pairs(
+            example,
+            index,
+            transform=self.image,
+            tokenizer=self.tokenizer.load(),
+            caption=caption,
+            clean=self.clean,
+            tokens=self.tokens,
+            rng=rng,
+        )
 
     def _count(self, source: sources.Source) -> int:
         """Examples of an epoch."""
@@ -219,24 +236,15 @@ def read(
 
 
 @dataclasses.dataclass(frozen=True)
-class _LoadPair(grain.transforms.RandomMap):
+class _Load(grain.transforms.RandomMap):
     source: sources.Source
-    pairs: Pairs
+    stream: Pairs
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        load = functools.partial(
-            collate.pairs,
-            transform=self.pairs.image,
-            tokenizer=self.pairs.tokenizer.load(),
-            caption=self.pairs.caption,
-            clean=self.pairs.clean,
-            tokens=self.pairs.tokens,
-            rng=rng,
-        )
-        if self.pairs.caption == "all":
-            index, number = captions.find(self.source, index)
-            load = functools.partial(load, caption=number)
-        return bad_records.replaced(self.source, index, load, rng)
+        caption = self.stream.caption
+        if caption == "all":
+            index, caption = captions.find(self.source, index)
+        return bad_records.replaced(self.source, index, functools.partial(self.stream.row, caption=caption, rng=rng), rng)
 
 
 @dataclasses.dataclass(frozen=True)

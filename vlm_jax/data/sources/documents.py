@@ -22,7 +22,7 @@ import numpy as np
 
 from vlm_jax import errors
 from vlm_jax.data import kept, places, records
-from vlm_jax.data.sources import array_record, base, patterns
+from vlm_jax.data.sources import array_record, base, groups, patterns
 
 LARGEST = 2**28
 """Bytes of an image or a line above which it is not read."""
@@ -131,6 +131,33 @@ class ArrayRecords:
         try:
             return parse(record, str(index), None)
         except ValueError as error:
+            raise records.RecordError(f"{self.where(index)}: {error}") from error
+
+
+class Tars:
+    """Tar shards with one document a key: KEY.json in one of the forms, with the images beside it."""
+
+    def __init__(self, paths: Sequence[str]):
+        """Raises InputError for a shard that is truncated or compressed, or holds nothing."""
+        self._groups = groups.Groups(paths)
+        self.paths, self.fingerprint, self.where = self._groups.paths, self._groups.fingerprint, self._groups.where
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, index: int) -> Document:
+        """Raises RecordError for a key without a document."""
+        group = self._groups.group(index)
+
+        def named(name: str) -> Image:
+            own = name if name in group.spans else name.removeprefix(f"{group.key}.")
+            return lambda: self._groups.read(index, group, own)
+
+        try:
+            return parse(json.loads(self._groups.read(index, group, "json")), group.key, named)
+        except records.RecordError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise records.RecordError(f"{self.where(index)}: {error}") from error
 
 
@@ -253,6 +280,8 @@ def _kind(path: str, field: str) -> Callable[[Sequence[str]], Documents]:
         raise errors.InputError(f"{field} {path}: compressed, and so without random access; unpack it first, such as gunzip {path}")
     if path.endswith(".jsonl"):
         return JsonLines
+    if path.endswith(".tar"):
+        return Tars
     if array_record.SUFFIX.search(path):
         return ArrayRecords
     raise errors.InputError(f"{field} {path}: documents are read from .jsonl, .tar and .array_record files")
