@@ -301,7 +301,7 @@ class Run:
                 account=account,
                 watchdog=guard,
                 interruption=interrupted,
-                bad_records=lambda: self.batches.bad_records.count,
+                of_data=self.batches.metrics,
             )
             with account.spent("save"):
                 checkpoints.wait()

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -49,7 +49,7 @@ def fit(
     account: goodput.Goodput,
     watchdog: Watchdog,
     interruption: Interruption,
-    bad_records: Callable[[], int] = lambda: 0,
+    of_data: Callable[[], Mapping[str, float]] = dict,
 ) -> State:
     """Trains from the state's step to the last.
 
@@ -63,7 +63,7 @@ def fit(
       account: of the time that is not spent on steps.
       watchdog: is told of everything that ends.
       interruption: asked after every step whether it shall be the last.
-      bad_records: how many examples of the batches taken so far were replaced.
+      of_data: what is to be logged of the batches taken so far.
 
     Raises:
       NotFinite: more than `max_skipped` steps in a row were skipped.
@@ -100,14 +100,14 @@ def fit(
         watchdog.beat(f"waiting for the data of step {number}")
         with account.spent("data wait"):
             batch = put(next(batches))
-        replaced = bad_records()
+        fed = of_data()
         waited = time.perf_counter() - began
         watchdog.beat(f"step {number}")
         with account.spent("compile") if number == first + 1 else contextlib.nullcontext():
             state, metrics = step(state, batch)
         read(began)
         log.wait(waited)
-        pending = number, metrics | ({"bad_records": replaced} if replaced else {})
+        pending = number, {**metrics, **fed}
         signal = interruption.wished(number) if number < intervals.total else None
         evaluating = intervals.due(number, intervals.evaluate) and not signal
         saving = intervals.due(number, intervals.save) or bool(signal)
