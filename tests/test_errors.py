@@ -25,6 +25,7 @@ def _caused(error, cause):
         (_caused(ValueError("save failed"), OSError(errno.EDQUOT, "quota")), errors.INFRASTRUCTURE),
         (ValueError("RESOURCE_EXHAUSTED: writing: No space left on device [...]"), errors.INFRASTRUCTURE),
         (jax.errors.JaxRuntimeError("UNAVAILABLE: the coordination service"), errors.INFRASTRUCTURE),
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo context: DEADLINE_EXCEEDED: GetKeyValue() timed out"), errors.INFRASTRUCTURE),
         (jax.errors.JaxRuntimeError("INTERNAL: a fault"), errors.FAULT),
         (FileNotFoundError(errno.ENOENT, "gone"), errors.FAULT),
         (KeyError("image"), errors.FAULT),

@@ -19,6 +19,8 @@ _DISKS = {
 }
 _STATES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS", "CANCELLED")
 """With which a runtime error of JAX begins that another machine may not have."""
+_SILENT = "DEADLINE_EXCEEDED", "CoordinationServiceError"
+"""What one holds somewhere when another process did not answer."""
 _FULL = "No space left on device", "Disk quota exceeded", "File too large", "Input/output error", "Stale file handle"
 """What libraries that lose the number of an OSError still say."""
 
@@ -46,7 +48,7 @@ def exit_code(error: BaseException) -> int:
         if isinstance(cause, OSError) and cause.errno in _DISKS:
             return INFRASTRUCTURE
         words = str(cause)
-        if type(cause).__name__ == "JaxRuntimeError" and words.startswith(_STATES):
+        if type(cause).__name__ == "JaxRuntimeError" and (words.startswith(_STATES) or any(part in words for part in _SILENT)):
             return INFRASTRUCTURE
         if not isinstance(cause, OSError) and any(part in words for part in _FULL):
             return INFRASTRUCTURE
