@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_curve_twice(uninterrupted, tiny_world, tmp
 
 @pytest.mark.slow
 def test_killed_at_random_moments_the_curve_is_the_uninterrupted_one(uninterrupted, tiny_world, tmp_path):
-    """R1: SIGKILL to a run with two workers, on a mixture of four sources in two streams."""
+    """R1: SIGKILL to a run with two workers, on a mixture of three sources, and a stream of two joined ones."""
     whole, seconds = uninterrupted
     rng, workdir = np.random.default_rng(int.from_bytes(os.urandom(4))), tmp_path / "run"
     lost, orphans = [], 0
