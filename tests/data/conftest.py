@@ -7,6 +7,8 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sentencepiece
 from PIL import Image
@@ -54,6 +56,37 @@ def write_tar():
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def write_parquet():
+    """(path, columns, what `datasets` would say of them, rows of a group) -> path."""
+
+    def write(path, columns, features=None, rows=4) -> str:
+        pq.write_table(_table(columns, features), path, row_group_size=rows)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_saved():
+    """(folder, columns, what `datasets` would say of them) -> folder, as `Dataset.save_to_disk` leaves it."""
+
+    def write(folder, columns, features=None) -> str:
+        folder.mkdir(parents=True)
+        table = _table(columns, features)
+        with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as stream:
+            stream.write_table(table, max_chunksize=4)
+        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": "train"}))
+        return str(folder)
+
+    return write
+
+
+def _table(columns, features) -> pa.Table:
+    table = pa.table(columns)
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}) if features else table
 
 
 @pytest.fixture(scope="session")

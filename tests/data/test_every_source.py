@@ -1,5 +1,7 @@
 """The same records in every kind of source: equal images, and what the pipeline promises of batches holds for all."""
 
+import base64
+import json
 import pickle
 
 import numpy as np
@@ -8,11 +10,14 @@ import pytest
 from vlm_jax.data import images, pipeline, records, sources, text
 
 COUNT, BATCH = 21, 6
-KINDS = "array_record", "tar", "wds", "folder", "table", "pixels", "encoded"
+KINDS = (
+    *("array_record", "tar", "wds", "folder", "table", "pixels", "encoded", "csv", "tsv", "jsonl", "base64"),
+    *("parquet", "structs", "saved", "coco"),
+)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, encode_image, noise, write_tar):
+def made(tmp_path_factory, encode_image, noise, write_tar, write_parquet, write_saved):
     """Kind -> pattern; the captions of record i are "record i" and "again i"."""
     root = tmp_path_factory.mktemp("kinds")
     files = [encode_image(noise(i, 10, 12)) for i in range(COUNT)]
@@ -34,7 +39,26 @@ def made(tmp_path_factory, encode_image, noise, write_tar):
     np.savez(root / "pixels.npz", images=pixels, captions=np.array(lines))
     offsets = np.cumsum([0, *map(len, files)])
     np.savez_compressed(root / "encoded.npz", jpeg=np.frombuffer(b"".join(files), np.uint8), offsets=offsets, captions=np.array(lines))
-    found |= {kind: str(root / kind) for kind in ("wds", "folder", "table")}
+    sub = root / "table" / "sub"
+    (root / "pairs.csv").write_text("\n".join(["photo,words", *(f"table/{row}" for row in rows)]))
+    (root / "pairs.tsv").write_text("\n".join(["filepath\ttitle", *(f"{sub}/{row[4:]}".replace(",", "\t") for row in rows)]))
+    maps = [{"image": f"table/sub/{i:03d}.png", "captions": lines[i]} for i in range(COUNT)]
+    (root / "pairs.jsonl").write_text("\n".join(map(json.dumps, maps)) + "\n")
+    maps = [{"image": base64.b64encode(files[i]).decode(), "captions": lines[i]} for i in range(COUNT)]
+    (root / "base64.jsonl").write_text("\n".join(map(json.dumps, maps)))
+    captions = [list(line) for line in lines]
+    write_parquet(root / "plain.parquet", {"jpg": files, "caption": captions})
+    structs = {"picture": [{"bytes": data, "path": None} for data in files], "caption": captions}
+    write_parquet(root / "structs.parquet", structs, {"picture": {"_type": "Image"}})
+    write_saved(root / "saved", structs, {"picture": {"_type": "Image"}})
+    (root / "captions.json").write_text(json.dumps({
+        "images": [{"id": i, "file_name": f"{i:03d}.png", "width": 12, "height": 10} for i in range(COUNT)],
+        "annotations": [{"image_id": i, "caption": caption} for i in range(COUNT) for caption in lines[i]],
+    }))  # fmt: skip
+    found |= {"csv": f"{root}/pairs.csv#image=photo&caption=words", "tsv": f"{root}/pairs.tsv", "jsonl": f"{root}/pairs.jsonl"}
+    found |= {"parquet": f"{root}/plain.parquet", "structs": f"{root}/structs.parquet", "coco": f"{root}/captions.json#root={sub}"}
+    found["base64"] = f"{root}/base64.jsonl"
+    found |= {kind: str(root / kind) for kind in ("wds", "folder", "table", "saved")}
     return found | {kind: str(root / f"{kind}.npz") for kind in ("pixels", "encoded")}
 
 
@@ -76,8 +100,8 @@ def test_batches_are_the_same_from_every_source_and_after_a_resume(made, kind, m
                 np.testing.assert_array_equal(got[field], wanted[field][rows])
 
 
-def test_a_worker_reads_folders_and_arrays_too(made, merges):
-    streams = {kind: stream(made[kind], merges) for kind in ("folder", "encoded", "wds")}
+def test_a_worker_reads_every_kind_too(made, merges):
+    streams = {kind: stream(made[kind], merges) for kind in ("folder", "encoded", "wds", "csv", "jsonl", "parquet", "saved", "coco")}
     read = {}
     for workers in (0, 1):
         iterator = pipeline.train_iterator(streams, batch_size=BATCH, seed=1, workers=workers)

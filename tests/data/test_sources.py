@@ -68,7 +68,15 @@ def test_the_home_folder_is_known(files, monkeypatch):
 
 @pytest.mark.parametrize(
     "name,message",
-    [("a.tgz", "compressed ones have no random access"), ("a.tar.gz", "unpack it"), ("a.csv", r"none of \.tar, \.array_record, \.npz")],
+    [
+        ("a.tgz", r"a\.tgz: .*no random access; unpack it: `gunzip .*a\.tgz`"),
+        ("a.tar.gz", "unpack it: `gunzip"),
+        ("a.csv.gz", "unpack it: `gunzip"),
+        ("a.tfrecord-00000-of-00002", "no random access without TensorFlow; tfds:FOLDER"),
+        ("a.jpg", "an image; name the folder that it is in"),
+        ("a.pkl", "nothing is unpickled"),
+        ("a.md", r"none of \.tar, \.array_record, \.parquet, .*\.bin$"),
+    ],
 )
 def test_other_suffixes_are_refused(tmp_path, name, message):
     (tmp_path / name).write_bytes(b"")

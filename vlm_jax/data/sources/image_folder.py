@@ -79,9 +79,9 @@ class ImageFolder:
         example: base.Example = {"captions": [], **self._rows.get(name, {})}
         try:
             if stem in self._beside:
-                text = _read(os.path.join(self.root, f"{stem}.txt")).decode("utf-8-sig")
+                text = read(os.path.join(self.root, f"{stem}.txt")).decode("utf-8-sig")
                 example["captions"] = [line.strip() for line in text.splitlines() if line.strip()]
-            example["image"] = _read(self.paths[index])
+            example["image"] = read(self.paths[index])
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise records.RecordError(f"{self.where(index)}: cannot be read ({why})") from error
@@ -120,7 +120,8 @@ def _scan(root: str, field: str, outside: list[str], below: str = "", depth: int
             yield name, entry.stat().st_size
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
+    """The bytes of a plain file; ValueError for what is none or a giant, OSError where it cannot be read."""
     opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # what became a pipe since does not wait for a writer
     with os.fdopen(opened, "rb") as file:
         found = os.fstat(file.fileno())

@@ -49,7 +49,7 @@ class WebDataset(base.Sharded):
         kinds = [kind for kind in self._kinds if entry[f"{kind}_size"]]
         spans = {kind: (int(entry[f"{kind}_start"]), int(entry[f"{kind}_size"])) for kind in kinds}
         members = self._files.read_parts(shard, spans) if spans else {}
-        example = json.loads(members["json"]) if "json" in members else {}
+        example: Any = json.loads(members["json"]) if "json" in members else {}
         if isinstance(example, list) and all(isinstance(caption, str) for caption in example):
             example = {"captions": example}
         if not isinstance(example, dict):
