@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 import time
 
 import jax.numpy as jnp
@@ -106,6 +107,52 @@ def test_rates_are_those_of_the_interval(tmp_path):
     assert rates["examples_per_second"] == 8.0 and rates["step_seconds"] == 1.0 and rates["input_wait_share"] == 0.25
     assert rates["mfu"] == pytest.approx(8.0 / 8 * 1e9 / 1e12)  # eight fake devices
     log.close()
+
+
+class _Later:
+    """A metric of a device that is done at a certain time."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def block_until_ready(self):
+        threading.Event().wait(max(0.0, self.at - time.perf_counter()))
+
+    def __float__(self):
+        self.block_until_ready()
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("data_seconds", "step_seconds", "bound"), [(0.04, 0.0, "input"), (0.0, 0.04, "compute"), (0.02, 0.1, "compute"), (0.1, 0.05, "input")]
+)
+def test_the_log_says_whether_data_or_devices_set_the_pace(data_seconds, step_seconds, bound, tmp_path, capsys):
+    """A device works while the next batch is made: a wait that it covers is no loss."""
+    free = [0.0]
+
+    def batches():
+        for _ in range(6):
+            threading.Event().wait(data_seconds)
+            yield None
+
+    def step(state, batch):
+        free[0] = max(free[0], time.perf_counter()) + step_seconds
+        return {"step": state["step"] + 1}, {"loss": _Later(free[0]), "skipped": 0}
+
+    log, account = _log(tmp_path), goodput.Goodput(tmp_path, time.time())
+    loop.fit(
+        {"step": 0}, batches(), step=step, put=lambda batch: batch, rate=lambda step: 0.1,
+        intervals=loop.Intervals(total=6, log=1, evaluate=0, save=0), log=log, evaluate=lambda *_: None, save=lambda *_: None,
+        max_skipped=2, account=account, watchdog=watchdog.Watchdog(0), interruption=interruption.Interruption(),
+    )  # fmt: skip
+    log.close()
+    shares = [row["input_wait_share"] for row in logs.read(tmp_path)[2:]]
+    said = capsys.readouterr().out
+    lost = max(0.0, 1 - step_seconds / data_seconds) if data_seconds else 0.0
+    assert sum(shares) / len(shares) == pytest.approx(lost, abs=0.25) and (min(shares) > 0.2) == (bound == "input")
+    assert f"({bound}-bound)" in said
+    assert said.count("More --workers (processes) or --threads") == (bound == "input")
+    assert (goodput.read(tmp_path)[0].seconds["data wait"] > 0.15) == (bound == "input")
 
 
 def test_lines_beyond_the_checkpoint_are_made_again(tmp_path):

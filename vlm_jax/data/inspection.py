@@ -32,7 +32,12 @@ class Survey:
 
 
 def survey(
-    source: sources.Source, *, limit: int = 0, samples: int = 0, tokenizer: Any = None, progress: Callable[[int], object] = lambda done: None
+    source: sources.Source,
+    *,
+    limit: int = 0,
+    samples: int = 0,
+    tokenizer: Any = None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Survey:
     """Reads and decodes records.
 

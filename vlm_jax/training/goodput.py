@@ -50,6 +50,10 @@ class Goodput:
         self._earlier = [] if workdir is None else read(Path(workdir))
         self._attempt = Attempt(began, began, 0, 0, dict.fromkeys(BUCKETS, 0.0))
 
+    def count(self, bucket: str, seconds: float) -> None:
+        """Counts time that has passed for a bucket."""
+        self._attempt.seconds[bucket] += seconds
+
     @contextlib.contextmanager
     def spent(self, bucket: str) -> Iterator[None]:
         """Counts the time within for a bucket."""
@@ -57,7 +61,7 @@ class Goodput:
         try:
             yield
         finally:
-            self._attempt.seconds[bucket] += time.perf_counter() - began
+            self.count(bucket, time.perf_counter() - began)
 
     def trains_from(self, step: int) -> None:
         """The loop begins after `step`: what was not counted until now was the start."""

@@ -15,6 +15,9 @@ from tqdm import tqdm
 from vlm_jax import files
 from vlm_jax.errors import InputError
 
+INPUT_BOUND = 0.1
+"""Share of the time without data from which a run is said to be input-bound."""
+
 
 class Log:
     """Writes metrics of steps. Only the first process writes files and the progress line."""
@@ -45,6 +48,7 @@ class Log:
         self._writes = jax.process_index() == 0
         self._file = self._board = self._wandb = None
         self._step, self._waited = first_step, 0.0
+        self._advised = False
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
@@ -60,7 +64,7 @@ class Log:
             self._wandb = _wandb_run(wandb, workdir, config) if wandb else None
 
     def wait(self, seconds: float) -> None:
-        """Counts time that a step waited for its data."""
+        """Counts time that the devices waited for the data of a step."""
         self._waited += seconds
 
     def start_interval(self, step: int, now: float) -> None:
@@ -91,6 +95,12 @@ class Log:
         self.write(step, {**metrics, **rates})
         self.progress(step, metrics, rates)
         self.start_interval(step, now)
+        if rates.get("input_wait_share", 0.0) >= INPUT_BOUND and not self._advised:
+            self._advised = True
+            self.say(
+                f"input-bound: the devices wait for data {rates['input_wait_share']:.0%} of the time. More --workers (processes) or "
+                "--threads decode more images at once, --data.image.decoder simplejpeg faster; data/to_array_record.py makes large images small"
+            )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl and the same to the other places. Not-a-number becomes null."""
@@ -113,7 +123,8 @@ class Log:
                 words.append(f"{rates['examples_per_second_per_device']:,.0f} a device")
             if "mfu" in rates:
                 words.append(f"MFU {rates['mfu']:.1%}")
-            words.append(f"input wait {rates['input_wait_share']:.0%}")
+            share = rates["input_wait_share"]
+            words.append(f"input wait {share:.0%}{' (input-bound)' if share >= INPUT_BOUND else ' (compute-bound)'}")
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(", ".join(words), refresh=not self._bar.disable)
         if self._bar.disable and self._writes:

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -98,10 +100,11 @@ def fit(
     for number in range(first + 1, intervals.total + 1):
         began = time.perf_counter()
         watchdog.beat(f"waiting for the data of step {number}")
-        with account.spent("data wait"):
-            batch = put(next(batches))
+        ended = _Ended(pending[1]) if pending else None
+        batch = put(next(batches))
+        waited = time.perf_counter() - (began if ended is None else max(began, ended.at()))
+        account.count("data wait", waited)
         fed = of_data()
-        waited = time.perf_counter() - began
         watchdog.beat(f"step {number}")
         with account.spent("compile") if number == first + 1 else contextlib.nullcontext():
             state, metrics = step(state, batch)
@@ -128,3 +131,24 @@ def fit(
     read()
     watchdog.beat("the end of the run")
     return state
+
+
+class _Ended:
+    """When the devices are done with a step: they work while the next batch is awaited, and only what comes after is lost."""
+
+    def __init__(self, metrics: Any):
+        self._at = math.inf
+        self._metrics = metrics
+        self._thread = threading.Thread(target=self._wait, name="step-ended", daemon=True)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        try:
+            jax.block_until_ready(self._metrics)
+        except jax.errors.JaxRuntimeError:
+            return  # who reads the metrics raises it
+        self._at = time.perf_counter()
+
+    def at(self) -> float:
+        """As time.perf_counter() counts; now, where they are not done."""
+        return min(self._at, time.perf_counter())
