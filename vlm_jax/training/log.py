@@ -99,7 +99,8 @@ class Log:
             self._advised = True
             self.say(
                 f"input-bound: the devices wait for data {rates['input_wait_share']:.0%} of the time. More --workers (processes) or "
-                "--threads decode more images at once, --data.image.decoder simplejpeg faster; data/to_array_record.py makes large images small"
+                "--threads decode more images at once, --data.image.decoder simplejpeg decodes faster, and data/to_array_record.py "
+                "makes large images small"
             )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
