@@ -103,6 +103,11 @@ def test_a_loop_of_unknown_length_is_refused():
         ("replica_groups=[2,4]<=[4,2]T(1,0)", ("data",)),
         ("replica_groups=[1,8]<=[8]", ("data", "fsdp")),
         ("replica_groups={}", ("data", "fsdp")),
+        ("replica_groups=mesh['a'=4,'b'=2] {'b'}", ("fsdp",)),
+        ("replica_groups=mesh['a'=4,'b'=1,'c'=2] {'a','b'}", ("data",)),
+        ("replica_groups=mesh['a'=2,'b'=1,'c'=4], device_ids=([4,2]T(1,0)) {'a'}", ("fsdp",)),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", ("data",)),
+        ("replica_groups=mesh['a'=8] {'a'}", ("data", "fsdp")),
         ("source_target_pairs={{0,2},{2,4},{4,6},{6,0}}", ("data",)),
     ],
 )
@@ -124,3 +129,8 @@ def test_collectives_of_a_mesh_run_along_the_axes_that_they_name():
         text = jax.jit(mapped).lower(jax.ShapeDtypeStruct((16, 4), jnp.float32)).compile().as_text()
     found = {exchange.kind: exchange.axes(mesh.shape) for exchange in hlo.read(text).exchanges}
     assert found == {"all-gather": ("fsdp",), "all-reduce": ("data",)}
+
+
+def test_groups_in_an_unknown_form_are_not_taken_for_all_devices():
+    with pytest.raises(ValueError, match="in a form that is not known: replica_groups=others"):
+        hlo.read(TPU.replace("channel_id=2", "channel_id=2, replica_groups=others"))

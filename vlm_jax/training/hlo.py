@@ -10,6 +10,8 @@ import numpy as np
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
 _BYTES = {"pred": 1, "bf16": 2}
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) .*\{\s*$")
+_NUMBERS = r"([\d,]+)"
+_COUNT = rf"\[{_NUMBERS}\](?:T\({_NUMBERS}\))?"
 _OPERATION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
 
 
@@ -166,14 +168,40 @@ def _trips(computations, loop: _Operation) -> int:
 
 
 def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
-    """Groups of a collective, written out or as rows of a reordered count, such as [2,4]<=[4,2]T(1,0)."""
-    counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
+    """Groups of a collective: written out, as rows of a reordered count such as [2,4]<=[4,2]T(1,0), or as axes of a mesh of its own.
+
+    The latter is mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}: a reordered count in the shape of the mesh, whose groups run along
+    the axes in braces.
+    """
+    counted = re.search(rf"replica_groups=\[{_NUMBERS}\]<={_COUNT}", rest)
     if counted:
-        rows, shape, order = ([int(n) for n in part.split(",")] if part else None for part in counted.groups())
-        assert rows and shape, "both have numbers in the pattern"
-        return tuple(map(tuple, np.arange(math.prod(shape)).reshape(shape).transpose(order).reshape(rows).tolist()))
-    written = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}", rest)
-    return tuple(tuple(int(n) for n in group.split(",") if n) for group in re.findall(r"\{([\d, ]*)\}", written[1])) if written else ()
+        return _rows(_count(*counted.groups()[1:]).reshape(_numbers(counted[1])))
+    meshed = re.search(rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_COUNT}\))? \{{([^}}]*)\}}", rest)
+    if meshed and ":" not in meshed[4]:  # no part of an axis
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']*)'=(\d+)", meshed[1])}
+        along = [list(sizes).index(name) for name in re.findall(r"'([^']*)'", meshed[4])]
+        places = (_count(meshed[2], meshed[3]) if meshed[2] else np.arange(math.prod(sizes.values()))).reshape(tuple(sizes.values()))
+        last = tuple(range(-len(along), 0))
+        return _rows(np.moveaxis(places, along, last).reshape(-1, math.prod(places.shape[axis] for axis in along)))
+    written = re.search(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d, ]*\},?)*)\}", rest)
+    if written:
+        return tuple(tuple(_numbers(group)) for group in re.findall(r"\{([\d, ]+)\}", written[1]))
+    if "replica_groups=" in rest:
+        raise ValueError(f"groups of devices in a form that is not known: {rest[rest.index('replica_groups=') :][:80]}")
+    return ()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number.strip()]
+
+
+def _count(shape: str, order: str | None) -> np.ndarray:
+    counted = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return counted.transpose(_numbers(order)) if order else counted
+
+
+def _rows(groups: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, groups.tolist()))
 
 
 def _result_bytes(operation: _Operation) -> float:
