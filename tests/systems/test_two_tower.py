@@ -172,7 +172,7 @@ def test_training_drops_patches_and_embeddings_for_evaluation_see_all():
 
     @jax.jit
     def run(pixels):
-        trained, _ = two_tower.embed(model, batch, context)
+        trained, _, _ = two_tower.embed(model, batch, context)
         return trained, model.embed_image(pixels, keep), model.embed_image(pixels)
 
     trained, dropped, whole = run(batch["pairs"]["image"])
@@ -215,7 +215,7 @@ def test_dropped_patches_add_no_collective():
         graphdef, params, rest = nnx.split(system.build(rngs=nnx.Rngs(0)), nnx.Param, ...)
 
         def loss(params, batch):
-            image, text = two_tower.embed(nnx.merge(graphdef, params, rest), batch, _context(8))
+            image, text, _ = two_tower.embed(nnx.merge(graphdef, params, rest), batch, _context(8))
             return jnp.square(image - text * text).sum()
 
         with jax.set_mesh(mesh):

@@ -38,8 +38,8 @@ class Block(nnx.Module):
         self.mlp_norm = norm.LayerNorm(width, epsilon=norm_epsilon)
         self.mlp = mlp.Mlp(width, mlp_dim, activation=activation, initializers=initializers, rngs=rngs)
         if layer_scale:
-            self.attention_scale = nnx.Param(jnp.full(width, layer_scale))
-            self.mlp_scale = nnx.Param(jnp.full(width, layer_scale))
+            self.attention_scale = nnx.Param(jnp.full(width, layer_scale, jnp.float32))
+            self.mlp_scale = nnx.Param(jnp.full(width, layer_scale, jnp.float32))
 
     def __call__(
         self, x: Float[Array, "b t d"], mask: Bool[Array, "#b #h #t t"] | None = None

@@ -1,11 +1,13 @@
 """CLIP's modified ResNets (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision").
 
 Three convolutions for a stem, average pools in place of strides, and a pool that attends from the mean feature to all: the embedding.
-Statistics of batches are buffers. The tower always uses those that it holds, as in evaluation, zero-shot use and training with frozen
-statistics; it does not renew them, so it is no tower to train from scratch.
+Statistics of batches are buffers. A call uses those that the tower holds, as in evaluation and under a lock; training calls
+`with_batch_statistics`, which gives back new ones and changes nothing.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,13 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from vlm_jax.errors import InputError
-from vlm_jax.layers import linear
-from vlm_jax.ops import attention
+from vlm_jax.layers import batch_norm, linear
+from vlm_jax.ops import attention, sharding
 
+Statistics = batch_norm.Statistics
+Buffers = batch_norm.Buffers
+MakeNorm = Callable[..., batch_norm.BatchNorm]
+"""Of so many channels, with so much initial gain."""
 EXPANSION = 4
 """Channels that leave a bottleneck, by those inside."""
 STRIDE = 32
@@ -39,6 +45,8 @@ class Config:
     """Channels of the embedding."""
     norm_epsilon: float = 1e-5
     """Of every batch norm."""
+    norm_momentum: float = 0.1
+    """Share of a batch in the statistics that are kept, as PyTorch counts it."""
 
     def __post_init__(self):
         if min(*self.layers, self.width, self.num_heads, self.projection_dim) < 1 or self.width % 2:
@@ -50,6 +58,8 @@ class Config:
             raise InputError(f"num_heads {self.num_heads} does not divide the features, {self.features} = 32 width")
         if self.image_size < STRIDE or self.image_size % STRIDE:
             raise InputError(f"image_size {self.image_size}: not a multiple of {STRIDE}")
+        if not 0 < self.norm_momentum <= 1:
+            raise InputError(f"norm_momentum {self.norm_momentum}: a share, above 0 and at most 1")
 
     @property
     def features(self) -> int:
@@ -89,80 +99,70 @@ _SIZES = {
 }
 
 
-class BatchStatistic(nnx.Variable):
-    """Mean or variance over a batch, as the training kept it: a buffer."""
-
-
-class BatchNorm(nnx.Module):
-    """(x - mean) / sqrt(variance + epsilon) scale + bias, with the statistics that it holds (Ioffe and Szegedy 2015).
-
-    Paths: `scale`, `bias`; buffers `mean`, `variance`.
-    """
-
-    def __init__(self, channels: int, *, epsilon: float, scale: float = 1.0):
-        self.scale = nnx.Param(jnp.full(channels, scale))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.mean = BatchStatistic(jnp.zeros(channels))
-        self.variance = BatchStatistic(jnp.ones(channels))
-        self.epsilon = epsilon
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        y = (y - self.mean[...]) * (jax.lax.rsqrt(self.variance[...] + self.epsilon) * self.scale[...]) + self.bias[...]
-        return y.astype(x.dtype)
-
-
 class Conv(nnx.Module):
     """A convolution without bias, then a batch norm. Paths: `kernel` [size, size, i, o], `norm`."""
 
     def __init__(
-        self, channels_in: int, channels: int, *, size: int, stride: int = 1, epsilon: float, scale: float = 1.0, rngs: nnx.Rngs
+        self,
+        channels_in: int,
+        channels: int,
+        *,
+        size: int,
+        stride: int = 1,
+        scale: float = 1.0,
+        norm: MakeNorm,
+        rngs: nnx.Rngs,
     ):
         init = initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's, as the original leaves it
         self.kernel = nnx.Param(init(rngs.params(), (size, size, channels_in, channels), jnp.float32))
-        self.norm = BatchNorm(channels, epsilon=epsilon, scale=scale)
+        self.norm = norm(channels, scale=scale)
         self.stride, self.padding = stride, size // 2
 
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b p q o"]:
+    def __call__(self, x: Float[Array, "b h w i"], statistics: Statistics) -> tuple[Float[Array, "b p q o"], Buffers]:
         kernel, p = self.kernel[...], self.padding
         y = jax.lax.conv_general_dilated(
             x.astype(kernel.dtype), kernel, (self.stride,) * 2, ((p, p), (p, p)), dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        return self.norm(y)
+        y, new = self.norm(y, statistics)
+        return y, {"norm": new}
 
 
 class Bottleneck(nnx.Module):
     """1x1, 3x3 and 1x1 convolutions around a shortcut. Paths: `conv1`, `conv2`, `conv3`, and `shortcut` where the shape changes."""
 
-    def __init__(self, channels_in: int, channels: int, *, stride: int, epsilon: float, rngs: nnx.Rngs):
+    def __init__(self, channels_in: int, channels: int, *, stride: int, norm: MakeNorm, rngs: nnx.Rngs):
         out = EXPANSION * channels
         self.stride = stride
-        self.conv1 = Conv(channels_in, channels, size=1, epsilon=epsilon, rngs=rngs)
-        self.conv2 = Conv(channels, channels, size=3, epsilon=epsilon, rngs=rngs)
-        self.conv3 = Conv(channels, out, size=1, epsilon=epsilon, scale=0.0, rngs=rngs)
+        self.conv1 = Conv(channels_in, channels, size=1, norm=norm, rngs=rngs)
+        self.conv2 = Conv(channels, channels, size=3, norm=norm, rngs=rngs)
+        self.conv3 = Conv(channels, out, size=1, scale=0.0, norm=norm, rngs=rngs)
         if stride > 1 or channels_in != out:
-            self.shortcut = Conv(channels_in, out, size=1, epsilon=epsilon, rngs=rngs)
+            self.shortcut = Conv(channels_in, out, size=1, norm=norm, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b p q o"]:
-        y = jax.nn.relu(self.conv2(jax.nn.relu(self.conv1(x))))
-        y = self.conv3(average_pool(y, self.stride))
-        x = self.shortcut(average_pool(x, self.stride)) if hasattr(self, "shortcut") else x
-        return jax.nn.relu(x + y)
+    def __call__(self, x: Float[Array, "b h w i"], statistics: Statistics) -> tuple[Float[Array, "b p q o"], Buffers]:
+        new = {}
+        y, new["conv1"] = self.conv1(x, statistics)
+        y, new["conv2"] = self.conv2(jax.nn.relu(y), statistics)
+        y, new["conv3"] = self.conv3(average_pool(jax.nn.relu(y), self.stride), statistics)
+        if hasattr(self, "shortcut"):
+            x, new["shortcut"] = self.shortcut(average_pool(x, self.stride), statistics)
+        return jax.nn.relu(x + y), new
 
 
 class Stage(nnx.Module):
     """Bottlenecks, of which the first changes the size. Paths: `bottleneck1/...`, `bottleneck2/...`."""
 
-    def __init__(self, channels_in: int, channels: int, *, depth: int, stride: int, epsilon: float, rngs: nnx.Rngs):
+    def __init__(self, channels_in: int, channels: int, *, depth: int, stride: int, norm: MakeNorm, rngs: nnx.Rngs):
         self.names = tuple(f"bottleneck{i}" for i in range(1, depth + 1))
         for name in self.names:
-            setattr(self, name, Bottleneck(channels_in, channels, stride=stride, epsilon=epsilon, rngs=rngs))
+            setattr(self, name, Bottleneck(channels_in, channels, stride=stride, norm=norm, rngs=rngs))
             channels_in, stride = EXPANSION * channels, 1
 
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b p q o"]:
+    def __call__(self, x: Float[Array, "b h w i"], statistics: Statistics) -> tuple[Float[Array, "b p q o"], Buffers]:
+        new = {}
         for name in self.names:
-            x = getattr(self, name)(x)
-        return x
+            x, new[name] = getattr(self, name)(x, statistics)
+        return x, new
 
 
 def average_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b p q c"]:
@@ -203,13 +203,14 @@ class ResNet(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
-        width, epsilon = config.width, config.norm_epsilon
-        self.stem1 = Conv(3, width // 2, size=3, stride=2, epsilon=epsilon, rngs=rngs)
-        self.stem2 = Conv(width // 2, width // 2, size=3, epsilon=epsilon, rngs=rngs)
-        self.stem3 = Conv(width // 2, width, size=3, epsilon=epsilon, rngs=rngs)
+        width = config.width
+        norm = functools.partial(batch_norm.BatchNorm, epsilon=config.norm_epsilon, momentum=config.norm_momentum)
+        self.stem1 = Conv(3, width // 2, size=3, stride=2, norm=norm, rngs=rngs)
+        self.stem2 = Conv(width // 2, width // 2, size=3, norm=norm, rngs=rngs)
+        self.stem3 = Conv(width // 2, width, size=3, norm=norm, rngs=rngs)
         channels, stages = width, []
         for i, depth in enumerate(config.layers):
-            stage = Stage(channels, width * 2**i, depth=depth, stride=2 if i else 1, epsilon=epsilon, rngs=rngs)
+            stage = Stage(channels, width * 2**i, depth=depth, stride=2 if i else 1, norm=norm, rngs=rngs)
             stages.append(stage)
             channels = EXPANSION * width * 2**i
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
@@ -217,31 +218,42 @@ class ResNet(nnx.Module):
         self.pool = AttentionPool(points, config.features, config.num_heads, config.projection_dim, rngs=rngs)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
-        """The embedding.
+        """The embedding, with the statistics that the tower holds.
 
         Raises:
           InputError: the images are not of `image_size`, which the positions of the pool are for.
         """
-        size = self.config.image_size
-        if images.shape[1:3] != (size, size):
-            raise InputError(f"images of {images.shape[1]} x {images.shape[2]}: the positions are those of image_size {size}")
-        x = self.encode(images)
-        return self.pool(x.reshape(x.shape[0], -1, x.shape[-1]))
+        return self._embed(images, "stored")[0]
+
+    def with_batch_statistics(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b e"], Buffers]:
+        """The embedding with the statistics of these images, the global batch, and new values of all buffers. Raises as a call."""
+        return self._embed(images, "batch")
 
     def pooled(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
         """What a linear probe takes: the embedding, for the pool is the projection. Raises as a call."""
         return self(images)
 
     def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b p q d"]:
-        """Features at stride 32, before the pool."""
-        x = self.stem(images)
-        for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
-            x = stage(x)
-        return x
+        """Features at stride 32, before the pool, with the statistics that the tower holds."""
+        return self._encode(images, "stored")[0]
 
-    def stem(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b p q c"]:
+    def _embed(self, images: Float[Array, "b h w 3"], statistics: Statistics) -> tuple[Float[Array, "b e"], Buffers]:
+        size = self.config.image_size
+        if images.shape[1:3] != (size, size):
+            raise InputError(f"images of {images.shape[1]} x {images.shape[2]}: the positions are those of image_size {size}")
+        x, new = self._encode(images, statistics)
+        return self.pool(x.reshape(x.shape[0], -1, x.shape[-1])), new
+
+    def _encode(self, images: Float[Array, "b h w 3"], statistics: Statistics) -> tuple[Float[Array, "b p q d"], Buffers]:
+        x, new = self.stem(images, statistics)
+        for name in ("stage1", "stage2", "stage3", "stage4"):
+            x, new[name] = getattr(self, name)(sharding.shard_batch(x), statistics)
+        return sharding.shard_batch(x), new
+
+    def stem(self, images: Float[Array, "b h w 3"], statistics: Statistics) -> tuple[Float[Array, "b p q c"], Buffers]:
         """Features at stride 4, before the first stage."""
-        x = images
-        for conv in (self.stem1, self.stem2, self.stem3):
-            x = jax.nn.relu(conv(x))
-        return average_pool(x, 2)
+        x, new = images, {}
+        for name in ("stem1", "stem2", "stem3"):
+            x, new[name] = getattr(self, name)(x, statistics)
+            x = jax.nn.relu(x)
+        return average_pool(x, 2), new

@@ -89,6 +89,13 @@ class System:
         """
         return dict(weights)
 
+    def check_chunks(self, model: nnx.Module, microbatches: int) -> None:
+        """Refuses so many chunks of a batch where they would change what is computed, as those of batch statistics.
+
+        Raises:
+          InputError: they would.
+        """
+
     def check(self, streams: Mapping[str, Any]) -> None:
         """Compares the model with what the data streams say of themselves, before anything is built.
 

@@ -41,6 +41,6 @@ class Clip(two_tower.TwoTower):
     def objective(
         self, model: two_tower.Model, batch: base.Batch, extra: base.PyTree, context: base.Context
     ) -> base.Objective:
-        image, text = two_tower.embed(model, batch, context)
+        image, text, buffers = two_tower.embed(model, batch, context)
         loss = contrastive.softmax(image, text, model.scale, ids=self.ids(batch["pairs"]), form=self.loss_form)
-        return base.Objective(loss, {"scale": model.scale} | two_tower.similarities(image, text))
+        return base.Objective(loss, {"scale": model.scale} | two_tower.similarities(image, text), buffers=buffers)

@@ -25,9 +25,9 @@ class Cyclip(clip.Clip):
     def objective(
         self, model: two_tower.Model, batch: base.Batch, extra: base.PyTree, context: base.Context
     ) -> base.Objective:
-        image, text = two_tower.embed(model, batch, context)
+        image, text, buffers = two_tower.embed(model, batch, context)
         pairs = contrastive.softmax(image, text, model.scale, ids=self.ids(batch["pairs"]), form=self.loss_form)
         in_modal, cross_modal = consistency.in_modal(image, text), consistency.cross_modal(image, text)
         loss = pairs + self.in_modal * in_modal + self.cross_modal * cross_modal
         terms = {"contrastive": pairs, "in_modal": in_modal, "cross_modal": cross_modal}
-        return base.Objective(loss, terms | {"scale": model.scale} | two_tower.similarities(image, text))
+        return base.Objective(loss, terms | {"scale": model.scale} | two_tower.similarities(image, text), buffers=buffers)

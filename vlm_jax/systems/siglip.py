@@ -23,7 +23,7 @@ class Siglip(two_tower.TwoTower):
     def objective(
         self, model: two_tower.Model, batch: base.Batch, extra: base.PyTree, context: base.Context
     ) -> base.Objective:
-        image, text = two_tower.embed(model, batch, context)
+        image, text, buffers = two_tower.embed(model, batch, context)
         bias = model.bias[...]
         loss = contrastive.sigmoid(image, text, model.scale, bias, ids=self.ids(batch["pairs"]), form=self.loss_form)
-        return base.Objective(loss, {"scale": model.scale, "bias": bias} | two_tower.similarities(image, text))
+        return base.Objective(loss, {"scale": model.scale, "bias": bias} | two_tower.similarities(image, text), buffers=buffers)

@@ -1,6 +1,7 @@
 """What the systems with an image tower and a text tower share: the model, its checks, the similarities that are logged."""
 
 import dataclasses
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -20,7 +21,8 @@ from vlm_jax.systems import base
 class Model(nnx.Module):
     """Two towers into one space, a learned scale on the cosines, and optionally a bias.
 
-    Paths: `image/...`, `text/...`, `log_scale`, `bias`.
+    Paths: `image/...`, `text/...`, `log_scale`, `bias`. `renewed` names the towers that training normalises by statistics of the batch:
+    those that have a method `with_batch_statistics` and are not frozen as a whole.
     """
 
     def __init__(self, config: "TwoTower", *, initial_bias: float | None = None, rngs: nnx.Rngs):
@@ -31,6 +33,7 @@ class Model(nnx.Module):
             self.bias = nnx.Param(jnp.asarray(initial_bias, jnp.float32))
         self.mean, self.std = config.mean, config.std
         self.image_tokens = config.image_tokens
+        self.renewed = tuple(name for name in ("image", "text") if _renews(name, getattr(self, name), config.frozen))
 
     def embed_image(
         self, image: Num[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None
@@ -58,6 +61,11 @@ class Model(nnx.Module):
     def project_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b d"]:
         """The embeddings before they are normalised."""
         return self.text(tokens)
+
+    def with_batch_statistics(self, name: str, *inputs: Num[Array, "b ..."]) -> tuple[Float[Array, "b d"], dict[str, Any]]:
+        """What the `renewed` tower of this name embeds in training, and new values of its buffers; inputs as it takes them."""
+        x, buffers = getattr(self, name).with_batch_statistics(*inputs)
+        return _unit(x), buffers
 
     @property
     def scale(self) -> Float[Array, ""]:
@@ -134,6 +142,10 @@ class TwoTower(base.System):
             )
 
 
+    def check_chunks(self, model: nnx.Module, microbatches: int) -> None:
+        assert isinstance(model, Model)
+        refuse_chunks(model, microbatches)
+
     def adapt(self, weights: Mapping[str, Array]) -> dict[str, Array]:
         """Each tower's weights as its configuration adapts them, where it has a method `adapt`."""
         adapted = dict(weights)
@@ -148,12 +160,41 @@ class TwoTower(base.System):
         return adapted
 
 
-def embed(model: Model, batch: base.Batch, context: base.Context) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
-    """Image and text embeddings of the stream `pairs`, each tower over chunks of the batch."""
-    pairs = batch["pairs"]
+def embed(
+    model: Model, batch: base.Batch, context: base.Context
+) -> tuple[Float[Array, "b d"], Float[Array, "b d"], dict[str, Any]]:
+    """Image and text embeddings of the stream `pairs`, and new values of the towers' buffers for `base.Objective`.
+
+    Each tower runs over chunks of the batch, but for those with statistics of the whole batch.
+
+    Raises:
+      InputError: as `refuse_chunks`.
+    """
+    refuse_chunks(model, context.microbatches)
+    pairs, buffers = batch["pairs"], {}
     keep = kept_patches(model, pairs["image"].shape[0], context)
-    image = chunks.in_chunks(Model.embed_image, context.microbatches)(model, pairs["image"], keep)
-    return image, chunks.in_chunks(Model.embed_text, context.microbatches)(model, pairs["tokens"])
+    if "image" in model.renewed:
+        pixels = images.normalize(pairs["image"], model.mean, model.std)
+        image, buffers["image"] = model.with_batch_statistics("image", pixels, *([] if keep is None else [keep]))
+    else:
+        image = chunks.in_chunks(Model.embed_image, context.microbatches)(model, pairs["image"], keep)
+    if "text" in model.renewed:
+        words, buffers["text"] = model.with_batch_statistics("text", pairs["tokens"])
+    else:
+        words = chunks.in_chunks(Model.embed_text, context.microbatches)(model, pairs["tokens"])
+    return image, words, buffers
+
+
+def refuse_chunks(model: Model, microbatches: int) -> None:
+    """
+    Raises:
+      InputError: a tower normalises by statistics of the whole batch, which are others in chunks.
+    """
+    if microbatches > 1 and model.renewed:
+        raise InputError(
+            f"microbatches {microbatches}: the {model.renewed[0]} tower normalises by statistics of the whole batch, and chunks have "
+            f"others; set it to 1, or freeze the tower with --system.frozen '^{model.renewed[0]}/'"
+        )
 
 
 def kept_patches(model: Model, batch_size: int, context: base.Context) -> Int[Array, "b m"] | None:
@@ -185,6 +226,14 @@ def similarities(image: Float[Array, "b d"], text: Float[Array, "b d"]) -> dict[
         "positive_similarity": matching / b,
         "negative_similarity": (everything - matching) / max(b * (b - 1), 1),
     }
+
+
+def _renews(name: str, tower: nnx.Module, frozen: str) -> bool:
+    """Whether training gives a tower new statistics: not where all its parameters are frozen, for those go with the old ones."""
+    if not hasattr(tower, "with_batch_statistics"):
+        return False
+    params = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(tower, nnx.Param)))
+    return not all(re.search(frozen, f"{name}/{jax.tree_util.keystr(path, simple=True, separator='/')}") for path, _ in params)
 
 
 def _unit(x):
