@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vlm_jax import errors
-from vlm_jax.data import clips, collate, images, pipeline, records, shapes, text
+from vlm_jax.data import clips, collate, images, moving_shapes, pipeline, records, shapes, text
 from vlm_jax.data.sources import clips as clip_sources
 
 BATCH, STEPS, COUNT = 8, 3, 20
@@ -137,3 +137,13 @@ def test_what_cannot_work_is_refused(stream, tmp_path, write_tar, change, messag
     change = {name: value.format(folder=tmp_path) if isinstance(value, str) else value for name, value in change.items()}
     with pytest.raises(errors.InputError, match=message):
         batches(dataclasses.replace(stream, **change))
+
+
+def test_the_shapes_world_has_clips(monkeypatch):
+    monkeypatch.setattr(moving_shapes, "COUNTS", {"clips": 8, "clips_val": 4})
+    source = clip_sources.open_clips("shapes:clips")
+    assert len(source) == 8 and len(source[3]["frames"]) == moving_shapes.FRAMES and source[3]["key"] == "clips-00003"
+    made = shapes.clip(seed=0, frames=8, index=3, split="clips", objects=2)
+    assert source[3]["captions"] == made.captions
+    np.testing.assert_array_equal([images.decode(read()) for read in source[3]["frames"]], made.frames)
+    assert len(clip_sources.open_clips("shapes:clips_val")) == 4

@@ -1,7 +1,8 @@
 """Where files are: paths, `shapes:NAME` for the embedded shapes world, and places behind a network, `gs://bucket/train.tar`.
 
 `shapes:train`, `shapes:val`, `shapes:held_out`, `shapes:trained_pairs` and `shapes:relations` name its shards,
-`shapes:tokenizer.model` and `shapes:classes.json` the files beside them. The world is made on first use.
+`shapes:tokenizer.model` and `shapes:classes.json` the files beside them, `shapes:clips` and `shapes:clips_val` clips of moving objects. The
+world is made on first use.
 
 A place with `://` is reached through fsspec, which has a package for each kind of store (gcsfs for gs://, s3fs for s3://). What such
 packages raise comes as OSError, as a disk would.
@@ -15,7 +16,7 @@ import re
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar
 
-from vlm_jax.data import shapes
+from vlm_jax.data import moving_shapes, shapes
 from vlm_jax.errors import InputError
 
 T = TypeVar("T")
@@ -35,8 +36,11 @@ def locate(path: str, field: str) -> str:
     scheme, colon, name = path.partition(":")
     if scheme != "shapes" or not colon:
         return os.path.expanduser(path)
+    if name in moving_shapes.COUNTS:
+        return moving_shapes.ensure(name)
     if name not in shapes.SPLITS + _FILES:
-        raise InputError(f"{field} {path}: the shapes world has {', '.join(shapes.SPLITS + _FILES)}")
+        known = (*shapes.SPLITS, *moving_shapes.COUNTS, *_FILES)
+        raise InputError(f"{field} {path}: the shapes world has {', '.join(known)}")
     world = shapes.World()
     folder = shapes.cache_folder(world)
     if not folder.exists():
