@@ -77,7 +77,7 @@ def test_cider_d_is_clipped_and_less_for_another_length_and_plain_cider_is_not()
     reference = "a dog runs".split()
     plain = caption_metrics.cider([reference * 2], [[reference]], frequencies)
     clipped = caption_metrics.cider_d([reference * 2], [[reference]], frequencies)
-    # one n-gram: twice the weight is clipped to once, so half the cosine; 3 pairs more
+    # one n-gram: twice the weight is clipped to once, so half the cosine; 3 words more
     alone = [caption_metrics.cider_d([["a"] * k], [[["a"]]], frequencies)[0] for k in (1, 2)]
     assert alone[0] == pytest.approx(10 / 4) and alone[1] == pytest.approx(10 / 4 / 2 * math.exp(-1 / 72))
     assert 0 < clipped[0] < plain[0] * math.exp(-9 / 72)
@@ -96,6 +96,12 @@ def test_what_is_missing_is_said(candidates, references, words):
     for metric in (caption_metrics.bleu_counts, caption_metrics.rouge_l, caption_metrics.cider_d, caption_metrics.cider):
         with pytest.raises(InputError, match=words):
             metric(candidates, references)
+
+
+@pytest.mark.parametrize(("images", "counts"), [(0, {}), (2, {("a",): 3})])
+def test_frequencies_that_cannot_be_are_refused(images, counts):
+    with pytest.raises(InputError, match=f"images {images}"):
+        caption_metrics.DocumentFrequencies(images, counts)
 
 
 WORDS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=8)

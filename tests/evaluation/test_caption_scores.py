@@ -61,11 +61,24 @@ def test_intervals_of_bleu_are_those_of_drawing_images():
         assert found.intervals[name] == pytest.approx((low[i], high[i]), abs=0.15 * (high[i] - low[i]))
 
 
+def test_where_nothing_matches_shares_have_the_binomial_bound_and_cider_d_a_point():
+    found = caption_scores.score(["x", "y", "z"], list(REFERENCES.values()))
+    assert max(found.values.values()) < 1e-6
+    assert found.intervals["rouge_l"] == (0, pytest.approx(1 - 0.025 ** (1 / 3)))
+    assert found.intervals["cider_d"] == (0, 0)
+
+
 def test_frequencies_of_a_corpus_change_cider_d_alone():
     candidates, references = list(CANDIDATES.values()), list(REFERENCES.values())
     corpus = caption_metrics.DocumentFrequencies.of([ptb.tokenize(own) for own in [*references, ["Dogs and a cat"], ["A man"]]])
     own, other = caption_scores.score(candidates, references), caption_scores.score(candidates, references, corpus)
     assert {name for name in own.values if own.values[name] != other.values[name]} == {"cider_d"}
+
+
+@pytest.mark.parametrize(("candidates", "references"), [([], []), (["a"], []), (["a"], [[]]), (["a"], ["a dog"])])
+def test_one_list_of_references_is_wanted_for_each_candidate(candidates, references):
+    with pytest.raises(InputError, match="references"):
+        caption_scores.score(candidates, references)
 
 
 @pytest.fixture

@@ -56,6 +56,10 @@ def test_every_question_of_textvqa_has_the_official_accuracy(shared_data, kind):
     assert low < found.mean() < high < low + 0.03
 
 
+def test_whether_a_mark_is_beside_a_blank_is_asked_of_the_answer_as_it_was():
+    assert vqa_accuracy.normalize("z-w x/-y") == "z w x y"
+
+
 def test_at_most_32_full_stops_are_taken_away():
     assert vqa_accuracy.normalize(". " * 40 + "x").count(".") == 8
 

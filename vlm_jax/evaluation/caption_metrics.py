@@ -20,7 +20,7 @@ ORDERS = (1, 2, 3, 4)
 BETA = 1.2
 """How much more recall counts than precision in ROUGE-L."""
 SIGMA = 6.0
-"""Width of CIDEr-D's penalty on another length than the reference's."""
+"""Width, in words, of CIDEr-D's penalty on another length than the reference's."""
 
 
 def bleu_counts(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> np.ndarray:
@@ -116,8 +116,6 @@ def cider_d(
 ) -> np.ndarray:
     """CIDEr-D of each candidate (Vedantam et al. 2015, section 5), whose mean is what papers report as CIDEr.
 
-    Lengths are counted in pairs of words, as in the reference code, not in words.
-
     Args:
       frequencies: of n-grams. None: those of these references, as papers have it; the number of one image then depends on which others
         are evaluated with it, and is 0 for one image alone. Those of a training set make the reward of self-critical training.
@@ -168,7 +166,7 @@ def _cider(
     frequencies = frequencies or DocumentFrequencies.of(references)
     found = np.zeros(len(candidates))
     for i, (candidate, own) in enumerate(zip(candidates, references, strict=True)):
-        near = [math.exp(-(((_pairs(candidate) - _pairs(reference)) / sigma) ** 2) / 2) for reference in own]
+        near = [math.exp(-(((len(candidate) - len(reference)) / sigma) ** 2) / 2) for reference in own]
         for n in ORDERS:
             mine = frequencies.weights(candidate, n)
             for reference, factor in zip(own, near, strict=True):
@@ -187,10 +185,6 @@ def _grams(words: Words, n: int) -> collections.Counter[tuple[str, ...]]:
 
 def _runs(words: Words, n: int) -> Iterator[tuple[str, ...]]:
     return zip(*(words[k:] for k in range(n)), strict=False)
-
-
-def _pairs(words: Words) -> int:
-    return max(0, len(words) - 1)
 
 
 def _norm(weights: Mapping[tuple[str, ...], float]) -> float:
