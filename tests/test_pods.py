@@ -1,0 +1,102 @@
+"""The recipes for pods: their configuration and every array of their state at full size, the plans that are kept, and their compilation.
+
+After a change that is meant: python tests/test_pods.py, and python benchmarks/plans.py for the plans.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+from vlm_jax import config as configs
+from vlm_jax.planning import plan, shapes
+from vlm_jax.training import tpu
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden" / "pods"
+RECIPES = sorted(path.stem for path in (ROOT / "configs" / "pods").glob("*.py"))
+TOPOLOGIES = {"lit_b16": "v5e:8x8"}
+"""Where it is not all of a v5e pod."""
+PLANS = ROOT / "docs" / "plans.json"
+KEPT = json.loads(PLANS.read_text()) if PLANS.exists() else {}
+
+
+def load(recipe: str) -> configs.Config:
+    return configs.load_recipe(str(ROOT / "configs" / "pods" / f"{recipe}.py"))[0]
+
+
+def topology(recipe: str) -> str:
+    return TOPOLOGIES.get(recipe, "v5e:16x16")
+
+
+def leaves(config: configs.Config, topology: str) -> tuple[list[shapes.Leaf], jax.sharding.AbstractMesh]:
+    sides = tpu.sides(topology)
+    mesh = shapes.abstract_mesh(config, sides[0] * sides[1] * (sides[2] if len(sides) == 3 else 1))
+    return shapes.leaves(shapes.program(config, mesh)), mesh
+
+
+def snapshot(recipe: str) -> str:
+    """The resolved configuration, and shape, dtype and shards of every array of the state."""
+    config = load(recipe)
+    found, mesh = leaves(config, topology(recipe))
+    table = {leaf.path: f"{'x'.join(map(str, leaf.shape)) or 'scalar'} {leaf.dtype} [{leaf.shards}]" for leaf in found}
+    return json.dumps({"config": configs.to_json(config), "mesh": dict(mesh.shape), "state": table}, indent=1) + "\n"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_resolves_to_its_snapshot_and_holds_nothing_large_whole(recipe):
+    file = GOLDEN / f"{recipe}.json"
+    assert file.exists(), f"a new recipe needs its snapshot: python {Path(__file__).relative_to(ROOT)}"
+    assert json.loads(snapshot(recipe)) == json.loads(file.read_text())
+    found, mesh = leaves(load(recipe), topology(recipe))
+    assert shapes.whole(found, mesh.shape) == []
+
+
+@pytest.mark.parametrize("key", [key for key, row in KEPT.items() if not row["fields"]])
+def test_kept_plans_are_those_of_the_recipes_and_fit(key):
+    row = KEPT[key]
+    config = load(row["recipe"])
+    found, mesh = leaves(config, row["topology"])
+    made = {"parts": shapes.parts(found), "mesh": dict(mesh.shape), "batch_size": config.batch_size}
+    made |= {"microbatches": config.microbatches, "remat": plan.remat(config.system), "precision": config.precision}
+    assert {name: row[name] for name in made} == made, "the recipe has changed: python benchmarks/plans.py --again"
+    assert row["fits"] and row["peak"] <= row["memory"] and row["whole"] == []
+    docstring = (ROOT / "configs" / "pods" / f"{row['recipe']}.py").read_text().split('"""')[1]
+    assert f"{row['peak'] / 1e9:.1f} GB" in docstring, "the docstring says the planned memory"
+
+
+def test_the_clipa_stages_fit_together():
+    cheap, finish = load("clipa_l16"), load("clipa_l16_finish")
+    shapes_of = [{leaf.path: leaf.shape for leaf in leaves(config, "v5e:16x16")[0]} for config in (cheap, finish)]
+    assert shapes_of[0] == shapes_of[1]
+    assert cheap.data.image.size == finish.data.image.size / 2 and cheap.data.tokenizer.length < finish.data.tokenizer.length
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "depth"), [("siglip_b16_32k", None), ("siglip_so400m14", 2), ("siglip_b16_1m", 2), ("clip_b16_32k", 2)])
+def test_the_step_compiles_for_its_pod_within_the_memory_of_a_chip(recipe, depth):
+    """In full, or with the same widths, batch and mesh at depth 2."""
+    if not tpu.compiler():
+        reason = f"needs libtpu, {tpu.INSTALL}"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    config = load(recipe)
+    if depth:
+        towers = {name: dataclasses.replace(getattr(config.system, name), depth=depth) for name in ("image", "text")}
+        config = dataclasses.replace(config, system=dataclasses.replace(config.system, **towers))
+    made = plan.make(config, topology(recipe), recipe=recipe)
+    print(f"{recipe} at depth {depth or 'full'}: peak {made.peak / 1e9:.2f} GB, compiled in {made.compile_seconds:.0f} s")
+    assert made.fits and made.whole == []
+    assert {axis for found in made.collectives for axis in found.axes} == {"data", "fsdp"}
+    kept = KEPT.get(f"{recipe} {topology(recipe)}")
+    if kept and kept["compiler"] == made.compiler:
+        assert made.peak <= 1.001 * kept["peak"]
+        assert depth or made.peak >= 0.999 * kept["peak"]
+
+
+if __name__ == "__main__":
+    for name in RECIPES:
+        (GOLDEN / f"{name}.json").write_text(snapshot(name))
+        print(f"wrote tests/golden/pods/{name}.json")
