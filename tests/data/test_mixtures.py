@@ -186,7 +186,7 @@ def test_bad_records_are_counted_by_part(parts, tmp_path, encode_image, noise):
             "data.parts.b: another tokenizer than that of a",
         ),
         (lambda p: {"a": p["tars"], "b": p["folder"]}, {"a": 1.0, "b": 1e-5}, "b would be 1.0e-05 of the examples, less than one in"),
-        (lambda p: {"a": dataclasses.replace(p["tars"], train="/nowhere/a.tar")}, {}, "train /nowhere/a.tar: does not exist"),
+        (lambda p: {"a": dataclasses.replace(p["tars"], train="/nowhere/a.tar")}, {}, "data.parts.a: train /nowhere/a.tar: does not exist"),
     ],
 )  # fmt: skip
 def test_mixtures_that_cannot_work_are_refused(parts, parts_of, weights, message):

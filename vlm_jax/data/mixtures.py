@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +93,11 @@ class Mixture:
         asked = {name: part.tokenizer.path for name, part in self.parts.items()}
         size = vocabulary.size_asked(self.tokenizer.path)
         if size is None:
-            return dataclasses.replace(self, parts={name: part.prepared() for name, part in self.parts.items()})
+            return dataclasses.replace(self, parts=self._of_each(lambda part: part.prepared()))
         if len(set(asked.values())) > 1:
             raise errors.InputError(f"data.parts: the tokenizer.path {_listed(asked)} must be the same in all parts")
-        opened = [part.open(part.train, "train") for part in self.parts.values()]
-        return self._with_tokenizer_path(vocabulary.of_captions(_InTurn(opened), size))
+        opened = self._of_each(lambda part: part.open(part.train, "train"))
+        return self._with_tokenizer_path(vocabulary.of_captions(_InTurn(list(opened.values())), size))
 
     def keep(self, folder: str) -> None:
         """Copies into a run's folder what a checkpoint needs of the stream: the vocabulary."""
@@ -113,7 +113,7 @@ class Mixture:
         Raises:
           InputError: parts that do not go together, a share that is too small, or as the parts.
         """
-        found = {name: part.describe() for name, part in self.parts.items()}
+        found: dict[str, pipeline.Description] = self._of_each(lambda part: part.describe())
         first = next(iter(self.parts))
         for name, description in found.items():
             for field in _SAME:
@@ -172,6 +172,16 @@ class Mixture:
                     "leave it out"
                 )
         return counts
+
+    def _of_each(self, question: Callable[[Any], Any]) -> dict[str, Any]:
+        """What the parts answer, by name; what is wrong with one says which it is."""
+        found = {}
+        for name, part in self.parts.items():
+            try:
+                found[name] = question(part)
+            except errors.InputError as error:
+                raise errors.InputError(f"data.parts.{name}: {error}") from error
+        return found
 
     def _with_tokenizer_path(self, path: str) -> "Mixture":
         tokenizer = dataclasses.replace(self.tokenizer, path=path)
