@@ -19,7 +19,7 @@ from vlm_jax.training import checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-OTHERS = {"git", "cd", "tensorboard", "nproc", "ls", "du", "echo", "tar"}
+OTHERS = {"git", "cd", "tensorboard", "nproc", "ls", "du", "echo", "tar", "gcloud", "ssh-add"}
 """Programs that are not ours and whose arguments are not checked."""
 
 

@@ -86,6 +86,8 @@ class Config:
         for field in ("batch_size", "keep", "microbatches", "max_skipped"):
             if getattr(self, field) < 1:
                 raise InputError(f"{field} {getattr(self, field)}: must be at least 1")
+        if "://" in self.workdir:
+            raise InputError(f"workdir {self.workdir}: not a folder; mount the bucket, as launch_tpu.sh does, and name the mounted one")
         if self.batch_size % self.microbatches:
             raise InputError(f"microbatches {self.microbatches} does not divide batch_size {self.batch_size}")
 
