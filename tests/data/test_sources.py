@@ -237,24 +237,3 @@ def test_a_fingerprint_follows_the_data_and_not_its_folder(tmp_path, pair_tars):
     assert sources.WebDataset(copies).fingerprint == fingerprint
     assert sources.WebDataset([second, first]).fingerprint != fingerprint
     assert sources.WebDataset([first]).fingerprint != fingerprint
-
-
-@pytest.mark.parametrize(
-    "name,counts",
-    [
-        ("noto_emoji/emoji-{}-*.tar", {"train": 2852, "val": 312}),
-        ("flickr8k/flickr8k-{}-*.tar", {"train": 6091, "val": 1000}),
-    ],
-)
-def test_real_tars_have_their_counts(shared_data, name, counts):
-    for split, count in counts.items():
-        source = sources.open_source(str(shared_data / name.format(split)))
-        assert len(source) == count
-        assert len(source[count - 1]["captions"]) == (5 if "flickr" in name else 1)
-
-
-def test_tars_of_others_are_refused_with_words(shared_data):
-    with pytest.raises(errors.InputError, match="none of its 100 members make an example"):
-        sources.open_source(str(shared_data / "containers" / "tendata.tar"))
-    with pytest.raises(errors.InputError, match="unpack it"):
-        sources.open_source(str(shared_data / "containers" / "sample.tgz"))

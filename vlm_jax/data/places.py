@@ -8,9 +8,11 @@ A place with `://` is reached through fsspec, which has a package for each kind 
 packages raise comes as OSError, as a disk would.
 """
 
+import errno
 import functools
 import glob
 import hashlib
+import io
 import os
 import re
 from collections.abc import Callable
@@ -25,6 +27,7 @@ _REMOTE = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _PACKAGES = {"gs://": "gcsfs", "s3://": "s3fs", "az://": "adlfs"}
 _BLOCK = 2**23
 """Bytes of one request where a remote file is read from its start to its end."""
+_BUFFER = 2**16
 
 
 def locate(path: str, field: str) -> str:
@@ -91,7 +94,8 @@ def read(path: str, start: int, stop: int) -> bytes:
 def opened(path: str) -> BinaryIO:
     """A file for reading forwards, in long requests where it is remote; OSError where it cannot be read."""
     if is_remote(path):
-        return _ask(path, lambda store: store.open(path, "rb", block_size=_BLOCK, cache_type="readahead"))
+        file = _ask(path, lambda store: store.open(path, "rb", block_size=_BLOCK, cache_type="readahead"))
+        return io.BufferedReader(_Remote(path, file), _BUFFER)
     return open(path, "rb")
 
 
@@ -102,6 +106,35 @@ def only_local(paths: list[str], what: str, field: str = "data") -> None:
         raise InputError(f"{field} {far}: {what} are read from disks only; copy them to one, or keep the data there as tars or parquet")
 
 
+class _Remote(io.RawIOBase):
+    """A file of a store; OSError is all that reading it raises."""
+
+    def __init__(self, path: str, file: Any):
+        self._path, self._file = path, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        data = _ask(self._path, lambda _: self._file.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
 def _ask(path: str, question: Callable[[Any], T]) -> T:
     """What the store of a place answers."""
     try:
@@ -109,7 +142,7 @@ def _ask(path: str, question: Callable[[Any], T]) -> T:
     except (OSError, InputError):
         raise
     except Exception as error:  # each store has exceptions of its own, of credentials and of its protocol
-        raise OSError(f"{type(error).__name__}: {error}") from error
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 
 
 @functools.cache

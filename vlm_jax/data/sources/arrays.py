@@ -1,7 +1,7 @@
 """Arrays: data sets in `.npz` files, as CIFAR and its like are often kept.
 
-    images    uint8 [n, h, w, 3], or [n, h, w] and [n, h, w, 1] for grey       or jpeg, offsets: encoded images end to end,
-    labels    integers [n], names [n], or 0 and 1 [n, c] for several classes   uint8 [bytes], and where each begins, int [n + 1]
+    images    uint8 [n, h, w, 3], or [n, h, w] and [n, h, w, 1] for grey       or jpeg (png, webp), offsets: encoded images end to
+    labels    integers [n], names [n], or 0 and 1 [n, c] for several classes   end, uint8 [bytes], and where each begins, int [n + 1]
     names     str [c], the classes
     captions  str [n] or [n, m], empty ones are left out
     keys      str [n]
@@ -22,6 +22,8 @@ from vlm_jax import errors
 from vlm_jax.data import classes as class_names
 from vlm_jax.data import images, places, records
 from vlm_jax.data.sources import base, npz
+
+_ENCODED = ("jpeg", "png", "webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,15 +136,15 @@ def _table(file: npz.File) -> _Table:
     if "images" in file.names:
         member, offsets = file.member("images"), None
         count = _pixels(member)
-    elif {"jpeg", "offsets"} <= set(file.names):
-        member, offsets = file.member("jpeg"), _offsets(file.read("offsets"))
+    elif "offsets" in file.names and (encoded := [name for name in _ENCODED if name in file.names]):
+        member, offsets = file.member(encoded[0]), _offsets(file.read("offsets"))
         count = len(offsets) - 1
         if member.header.dtype != np.uint8 or len(member.header.shape) != 1:
             raise ValueError(f"{member}: must be uint8 [bytes], encoded images end to end")
         if offsets[-1] > member.header.size:
-            raise ValueError(f"offsets: end at {offsets[-1]} of {member.header.size} bytes of jpeg")
+            raise ValueError(f"offsets: end at {offsets[-1]} of {member.header.size} bytes of {member.name}")
     else:
-        raise ValueError(f"has {file.names or 'no arrays'}; images, or jpeg and offsets are needed, see docs/data.md")
+        raise ValueError(f"has {file.names or 'no arrays'}; images, or jpeg (or png, webp) and offsets are needed, see docs/data.md")
     if not count:
         raise ValueError("holds no images; leave it out")
     columns = {column: file.read(column) for column in ("labels", "captions", "keys") if column in file.names}

@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from vlm_jax import errors
 from vlm_jax.data import classes as class_names
-from vlm_jax.data import places
+from vlm_jax.data import places, records
 
 Example = dict[str, Any]
 """`key` (str), `image` (encoded bytes), `captions` (list of str, possibly empty), and what else a record has: `label` (index of a
@@ -124,6 +125,15 @@ def fingerprint(paths: Sequence[str], counts: Sequence[int]) -> str:
     shards = [(os.path.basename(p), n, size) for p, n, size in zip(paths, counts, sizes, strict=True)]
     digest = hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
     return f"{sum(counts)} examples in {len(paths)} shards, {sum(size for *_, size in shards)} bytes, {digest}"
+
+
+def unusable(where: str, error: Exception) -> Exception:
+    """What to raise for an example that cannot be read: a RecordError, or an InfrastructureError where a disk or a network failed."""
+    if errors.exit_code(error) == errors.INFRASTRUCTURE:
+        return errors.InfrastructureError(f"{where}: cannot be read ({error}); is the disk still there?")
+    if isinstance(error, OSError) and error.strerror:
+        return records.RecordError(f"{where}: {error.strerror}{f': {printable(str(error.filename))}' if error.filename else ''}")
+    return records.RecordError(f"{where}: {error}")
 
 
 def printable(text: str) -> str:

@@ -29,7 +29,7 @@ import numpy as np
 
 from vlm_jax import errors
 from vlm_jax.data import classes as class_names
-from vlm_jax.data import masks, places, records
+from vlm_jax.data import masks, places
 from vlm_jax.data.sources import base, columns
 
 LARGEST = 2**31
@@ -72,7 +72,7 @@ class Coco:
         return len(self._images)
 
     def __getitem__(self, index: int) -> base.Example:
-        """Raises RecordError for an image that cannot be read, or an object of another form."""
+        """Raises RecordError for an image that cannot be read or an object of another form, InfrastructureError where the disk fails."""
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         image = self._images[index]
@@ -83,8 +83,7 @@ class Coco:
                 found |= _objects(self._objects.get(image["id"], []), image["height"], image["width"])
             found["image"] = self._below.read(image["file_name"])
         except (ValueError, KeyError, TypeError, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise records.RecordError(f"{self.where(index)}: {why}") from error
+            raise base.unusable(self.where(index), error) from error
         return found
 
     def where(self, index: int) -> str:

@@ -40,7 +40,7 @@ class _Columnar(base.Sharded):
             opened = base.each(self._open, paths)
         except OSError as error:
             raise errors.InputError(f"{field} {error}; check its permissions") from error
-        except ValueError as error:  # Arrow's errors of content are these
+        except ValueError as error:
             raise errors.InputError(f"{field} {error}; copy it again") from error
         self._groups = [list(itertools.accumulate(rows for rows, _ in file.groups)) for file in opened]
         empty = next((path for path, ends in zip(paths, self._groups, strict=True) if not ends or not ends[-1]), None)
@@ -70,15 +70,14 @@ class _Columnar(base.Sharded):
         place -= ends[group - 1] if group else 0
         try:
             rows = self._rows(shard, group)
-        except ValueError as error:
-            raise records.RecordError(f"{self.where(index)}: damaged ({error})") from error
-        except OSError as error:
-            raise errors.InfrastructureError(f"{self.where(index)}: cannot be read ({error}); is the disk still there?") from error
+        except Exception as error:  # Arrow raises nearly every type for damage, among them OSError without a number
+            if isinstance(error, OSError) and error.errno is not None:
+                raise errors.InfrastructureError(f"{self.where(index)}: cannot be read ({error}); is the disk still there?") from error
+            raise records.RecordError(f"{self.where(index)}: damaged ({' '.join(str(error).split())})") from error
         try:
             found = columns.example(rows.slice(place, 1).to_pylist()[0], self._columns, self._images, str(index))
         except (ValueError, OSError) as error:
-            why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else error
-            raise records.RecordError(f"{self.where(index)}: {why}") from error
+            raise base.unusable(self.where(index), error) from error
         if self._label and self.classes and isinstance(found.get(self._label), int):
             label = found["label"] = found.pop(self._label)
             if 0 <= label < len(self.classes.names):
@@ -212,9 +211,9 @@ def _named(path: str, function: Callable[[], Any]) -> Any:
     """The errors of Arrow name no file."""
     try:
         return function()
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(f"{path}: cannot be read ({error.strerror})") from error
         raise ValueError(f"{path}: not whole, or of another form ({' '.join(str(error).split())})") from error
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vlm_jax import errors
-from vlm_jax.data import places, records
+from vlm_jax.data import places
 from vlm_jax.data.sources import base, columns
 
 SUFFIXES = (".csv", ".tsv")
@@ -53,7 +53,7 @@ class Delimited(base.Sharded):
         self._files = base.Files(paths)
 
     def __getitem__(self, index: int) -> base.Example:
-        """Raises RecordError for a row or an image that cannot be used."""
+        """Raises RecordError for a row or an image that cannot be used, InfrastructureError where the disk or the network fails."""
         shard, place = self._find(index)
         table = self._tables[shard]
         try:
@@ -61,8 +61,7 @@ class Delimited(base.Sharded):
             found = columns.example(rows[-1], table.chosen, table.images, str(index))
             found["captions"] = [caption for row in rows for caption in columns.captions(row, table.chosen)]
         except (ValueError, csv.Error, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise records.RecordError(f"{self.where(index)}: {why}") from error
+            raise base.unusable(self.where(index), error) from error
         return found | {name: int(found[name]) for name in table.numbers & found.keys()}
 
     def where(self, index: int) -> str:

@@ -4,6 +4,7 @@ The image is a path, below the folder of the file, or embedded in base64. A line
 from the file as they are asked for: a file takes 16 bytes of memory for each.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,8 +32,8 @@ class JsonLines(base.Sharded):
         self._columns, self._images = [], []
         for shard, path in enumerate(paths):
             first = self._checked(shard, 0, field)
-            self._columns.append(columns.choose(list(first), options, path, field))
-            value = first[self._columns[-1].image]
+            self._columns.append(columns.choose(self._names(shard), options, path, field))
+            value = first.get(self._columns[-1].image)
             if isinstance(value, str) and places.is_remote(value):
                 chosen = self._columns[-1]
                 raise errors.InputError(f"{field} {path}: {columns.to_download(path, chosen.image, chosen.captions)}")
@@ -43,13 +44,12 @@ class JsonLines(base.Sharded):
             self._check_first(shard, path, field)
 
     def __getitem__(self, index: int) -> base.Example:
-        """Raises RecordError for a line or an image that cannot be used."""
+        """Raises RecordError for a line or an image that cannot be used, InfrastructureError where the disk or the network fails."""
         shard, place = self._find(index)
         try:
             return columns.example(self._row(shard, place), self._columns[shard], self._images[shard], str(index))
         except (ValueError, OSError, RecursionError) as error:
-            why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else error
-            raise records.RecordError(f"{self.where(index)}: {why}") from error
+            raise base.unusable(self.where(index), error) from error
 
     def where(self, index: int) -> str:
         """File and place of the line, for messages."""
@@ -62,6 +62,14 @@ class JsonLines(base.Sharded):
         if not isinstance(row, dict):
             raise ValueError(f"a {type(row).__name__}, not a map")
         return row
+
+    def _names(self, shard: int) -> list[str]:
+        """Those of the first lines that have any: not every line has every field."""
+        names: dict[str, None] = {}
+        for place in range(min(columns.FIRST, len(self._lines[shard][0]))):
+            with contextlib.suppress(ValueError, RecursionError):
+                names |= dict.fromkeys(self._row(shard, place))
+        return list(names)
 
     def _check_first(self, shard: int, path: str, field: str) -> None:
         """One of the first examples can be read."""
