@@ -53,7 +53,7 @@ def test_what_the_compiler_says_stands_beside_what_is_exact(planned, config):
     assert planned.batch == 2 * (32 * 32 * 3 + 4 * 24 + 4)
     axes = {axis for found in planned.collectives for axis in found.axes}
     assert axes == {"data", "fsdp"}
-    assert 0.9 < planned.executed_per_example / planned.flops_per_example < 1, "the first layers need no gradient of their inputs"
+    assert 0 < planned.flops_per_example == planned.executed_per_example, "nothing is recomputed"
     assert planned.roofline_milliseconds == pytest.approx(
         1e3 * 16 * planned.flops_per_example / 8 / (plan.EFFICIENCY * 197e12)
     )
@@ -62,9 +62,7 @@ def test_what_the_compiler_says_stands_beside_what_is_exact(planned, config):
 def test_recomputation_is_counted(config, planned):
     again = search.changed(config, {"remat": "full"})
     made = shapes.program(again, shapes.abstract_mesh(again, 8))
-    forward, executed = compiled.arithmetic(made, shapes.batch(again))
-    assert forward / 16 == planned.flops_per_example
-    assert executed / 16 > 1.2 * planned.executed_per_example
+    assert compiled.arithmetic(made, shapes.batch(again)) / 16 > 1.2 * planned.flops_per_example
 
 
 def test_a_plan_is_read_from_text_json_and_page(planned):

@@ -114,12 +114,12 @@ def bandwidth(axes: Sequence[str], sizes: dict[str, int], topology: str) -> floa
     return 2 * tpu.chip(topology).link * lying
 
 
-def arithmetic(made: Program, batch: Any) -> tuple[int, int]:
-    """Operations of matrix products in a step: three times the forward pass, and all that are done, recomputed ones included."""
+def arithmetic(made: Program, batch: Any) -> int:
+    """Operations of all matrix products of a step, with those that are done again."""
     state = shapes.placed(made.abstract, made.shardings)
     batch = shapes.placed(batch, sharding.batch_sharding(made.mesh))
     with jax.sharding.use_abstract_mesh(made.mesh.abstract_mesh if isinstance(made.mesh, jax.sharding.Mesh) else made.mesh):
-        return 3 * flops.forward(made.forward, state, batch), flops.forward(made.step, state, batch)
+        return flops.forward(made.step, state, batch)
 
 
 def _asked(message: str) -> float | None:

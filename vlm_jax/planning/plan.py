@@ -47,9 +47,9 @@ class Plan:
     whole: list[str]
     """Arrays larger than 1 MB that every device holds although the mesh could divide them."""
     flops_per_example: float
-    """Three times the forward pass."""
+    """Of matrix products, forward and backward, with nothing done twice."""
     executed_per_example: float
-    """With what is recomputed."""
+    """With what the towers compute again."""
     efficiency: float
     roofline_milliseconds: float
     """Of `flops_per_example` at `efficiency` of the peak."""
@@ -123,7 +123,8 @@ def make(
         mesh = shapes.abstract_mesh(config, number)
     made, batch = shapes.program(config, mesh, examples), shapes.batch(config)
     found = shapes.leaves(made)
-    forward, executed = compiled.arithmetic(made, batch)
+    once = dataclasses.replace(config, system=with_remat(config.system, "none"), microbatches=1)
+    needed = compiled.arithmetic(shapes.program(once, mesh, examples), batch)
     result = compiled.compile_step(made, batch, topology) if possible else None
     number, size = math.prod(mesh.shape.values()), config.batch_size
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -146,10 +147,10 @@ def make(
         asked=result.asked if result else None,
         memory=chip.memory,
         whole=[f"{leaf.path} {'x'.join(map(str, leaf.shape))}" for leaf in shapes.whole(found, mesh.shape)],
-        flops_per_example=forward / size,
-        executed_per_example=executed / size,
+        flops_per_example=needed / size,
+        executed_per_example=compiled.arithmetic(made, batch) / size,
         efficiency=efficiency,
-        roofline_milliseconds=1e3 * forward / number / (chip.peak * efficiency),
+        roofline_milliseconds=1e3 * needed / number / (chip.peak * efficiency),
         compute_milliseconds=result.compute_milliseconds if result else None,
         exchange_milliseconds=result.exchange_milliseconds if result else None,
         collectives=result.collectives if result else None,

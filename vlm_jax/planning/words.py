@@ -57,7 +57,7 @@ def arithmetic(plan: Plan) -> list[tuple[str, str]]:
     """Lines of operations and times."""
     lines = [
         ("FLOPs a pair, forward and backward", f"{plan.flops_per_example / 1e9:8.1f} G"),
-        ("  with what is recomputed", f"{plan.executed_per_example / 1e9:8.1f} G"),
+        ("  with what the towers do again", f"{plan.executed_per_example / 1e9:8.1f} G"),
         (f"roofline at {plan.efficiency:.0%} of the peak", f"{plan.roofline_milliseconds:8.1f} ms a step"),
     ]
     if plan.compute_milliseconds is not None and plan.exchange_milliseconds is not None:
