@@ -178,14 +178,15 @@ def test_a_dry_run_of_every_example_prints_commands_that_gcloud_knows_and_runs_n
             fake._parse(words[4:], set(f"{fake.FLAGS[verb]} {fake.WIDE}".split()))
 
 
-def test_every_command_of_the_document_is_one_that_the_launcher_and_gcloud_take(cloud, capsys):
+def test_every_command_of_the_documents_is_one_that_the_launcher_and_gcloud_take(cloud):
     fake, seen = fake_gcloud(), set()
-    shutil.copy(ROOT / "configs/siglip.py", cloud.checkout / "configs")
+    shutil.copytree(ROOT / "configs", cloud.checkout / "configs", dirs_exist_ok=True)
     cloud.commit()
-    for line in test_documents.commands((ROOT / "docs" / "pods.md").read_text()):
-        program, *words = shlex.split(line)
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for line in [line for document in documents for line in test_documents.commands(document.read_text())]:
+        program, *words = shlex.split(line, comments=True)
         if program == "./launch_tpu.sh":
-            code, text = cloud.launch(words[0], "--dry-run", *words[1:])
+            code, text = cloud.launch(words[0], "--dry-run", "--project", "p", "--zone", "z", *words[1:])
             assert code == errors.DONE and "gcloud compute tpus queued-resources" in text, f"{line}\n{text}"
             seen.add(words[0])
         elif program == "gcloud":
