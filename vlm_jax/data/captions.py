@@ -1,5 +1,6 @@
 """Captions: which one of an example is taken, and what is done to it first."""
 
+import concurrent.futures
 import functools
 import string
 import zlib
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+import tqdm
 
 from vlm_jax.data import kept, records, sources
 from vlm_jax.data import text as tokenizers
@@ -16,6 +18,8 @@ Rule = Literal["random", "first", "key", "all"]
 Cleaning = Literal["none", "whitespace", "lower", "canonical"]
 """whitespace: encodings mended, HTML unescaped twice, white space collapsed; lower: and lower-cased (CLIP); canonical: and underscores
 made spaces, ASCII punctuation left out (SigLIP)."""
+_READERS = 8
+"""Threads that read records to count their captions: waiting for disks, not computing."""
 _NO_PUNCTUATION = str.maketrans({"_": " "} | {mark: "" for mark in string.punctuation if mark != "_"})
 
 
@@ -64,14 +68,17 @@ def choose(example: Mapping[str, Any], rule: Rule | int, how: Cleaning, rng: np.
 def ends(source: sources.Source) -> np.ndarray:
     """int64[n]: how many captions the records up to each have; one that cannot be read counts as one. Counted once, and kept."""
 
+    def count_one(index: int) -> int:
+        try:
+            return max(1, len(source[index]["captions"]))
+        except (records.RecordError, TypeError):
+            return 1
+
     def count() -> np.ndarray:
-        counts = np.ones(len(source), np.int64)
-        for index in range(len(source)):
-            try:
-                counts[index] = max(1, len(source[index]["captions"]))
-            except (records.RecordError, TypeError):
-                continue
-        return np.cumsum(counts)
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+            counts = pool.map(count_one, range(len(source)))
+            told = tqdm.tqdm(counts, total=len(source), desc="counting captions", unit="records", mininterval=1, delay=2)
+            return np.cumsum(np.fromiter(told, np.int64, len(source)))
 
     return kept.array("captions", source.fingerprint, count)
 

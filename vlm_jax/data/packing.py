@@ -196,29 +196,29 @@ def fill(tokens: np.ndarray, images: np.ndarray, length: int, most_images: int) 
     Returns:
       int64[n] the pieces in the order of their rows, and int64[rows] how many of them the rows up to each have.
     """
-    rows: list[list[int]] = []
-    free: dict[tuple[int, int], list[int]] = {}  # rows by what they have left
-    count = np.zeros((length + 1, most_images + 1), np.int64)
     share = np.maximum(tokens * most_images, images * length)  # of a row, by what it has less of
     by_size = np.lexsort((np.arange(len(tokens)), -images, -tokens, -share))
     sizes = np.stack([tokens[by_size], images[by_size]], 1)
     borders = np.flatnonzero(np.any(np.diff(sizes, axis=0), axis=1)) + 1
-    for group in np.split(by_size, borders) if len(by_size) else []:
-        left, t, m = group.tolist(), int(tokens[group[0]]), int(images[group[0]])
-        while left:
+    free: dict[tuple[int, int], list[np.ndarray]] = {}  # rows by what they have left
+    count = np.zeros((length + 1, most_images + 1), np.int64)
+    row_of, rows = np.empty(len(tokens), np.int64), 0
+    for place, end in zip([0, *borders], [*borders, len(tokens)], strict=True):
+        t, m = (int(size) for size in sizes[place]) if end else (0, 0)
+        while place < end:
             fits = np.flatnonzero(count[t:, m:])
             if len(fits):
                 room = (t + int(fits[0]) // (most_images + 1 - m), m + int(fits[0]) % (most_images + 1 - m))
-                chosen = [free[room].pop() for _ in range(min(len(left), len(free[room])))]
+                there = np.concatenate(free[room])
+                chosen, free[room] = there[: end - place], [there[end - place :]]
                 count[room] -= len(chosen)
             else:
                 room = (length, most_images)
-                chosen = list(range(len(rows), len(rows) + max(1, t * len(left) // length)))
-                rows += [[] for _ in chosen]
-            for row in chosen:
-                rows[row].append(left.pop())
+                chosen = rows + np.arange(max(1, t * (end - place) // length))
+                rows += len(chosen)
+            row_of[place : place + len(chosen)] = chosen
+            place += len(chosen)
             rest = (room[0] - t, room[1] - m)
-            free.setdefault(rest, []).extend(chosen)
+            free.setdefault(rest, []).append(chosen)
             count[rest] += len(chosen)
-    ends = np.cumsum(np.array([len(row) for row in rows], np.int64))
-    return np.array([piece for row in rows for piece in row], np.int64), ends
+    return by_size[np.argsort(row_of, kind="stable")], np.cumsum(np.bincount(row_of, minlength=rows))
