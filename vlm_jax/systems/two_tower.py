@@ -224,7 +224,7 @@ def similarities(image: Float[Array, "b d"], text: Float[Array, "b d"]) -> dict[
     everything = jnp.einsum("d,d->", image.sum(0), text.sum(0))
     return {
         "positive_similarity": matching / b,
-        "negative_similarity": (everything - matching) / max(b * (b - 1), 1),
+        "negative_similarity": (everything - matching) / float(max(b * (b - 1), 1)),
     }
 
 
