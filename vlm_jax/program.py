@@ -22,7 +22,7 @@ class Program:
     mesh: Any
     """Devices, or a jax.sharding.AbstractMesh where only shapes are asked for."""
     model: states.Model
-    rate: Callable[[jax.Array], jax.Array]
+    rate: Callable[[Any], Any]
     """Learning rate by step."""
     init: Callable[[], states.State]
     """A fresh state."""
@@ -47,6 +47,7 @@ class Program:
           InputError: a pattern of the configuration finds no parameter, or the warm-up does not fit.
         """
         model = states.Model.of(config.system)
+        config.system.check_chunks(model.merge(model.params, model.buffers), config.microbatches)
         config.optimizer.check(tree.partition(model.params, config.system.frozen)[0])
         rate = config.optimizer.rate(total_steps, batch_size, examples)
         transform, average = config.optimizer.transform(rate), config.optimizer.average()

@@ -48,7 +48,7 @@ def test_what_the_compiler_says_stands_beside_what_is_exact(planned, config):
     assert planned.how == "compiled, not run" and planned.fits
     assert planned.peak >= planned.state + planned.batch > 0
     assert planned.rest == planned.peak - planned.state - planned.batch
-    assert set(planned.parts) == {"parameters", "optimizer", "moving average", "other"}
+    assert set(planned.parts) == {"parameters", "optimizer", "moving average"}
     assert planned.parts["moving average"] == planned.parts["parameters"]
     assert planned.batch == 2 * (32 * 32 * 3 + 4 * 24 + 4)
     axes = {axis for found in planned.collectives for axis in found.axes}

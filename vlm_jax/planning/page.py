@@ -12,6 +12,8 @@ _CSS = """
 .planned tr.own td:first-child::before { content: "* "; } .planned tr.no { color: var(--soft); }
 .room { display: flex; height: 28px; border-radius: 6px; overflow: hidden; background: var(--raised); outline: 1px solid var(--line); }
 .room i { display: block; } .room i.k11 { opacity: .8; }
+.planned td:first-child { overflow-wrap: normal; } .planned .n { overflow-wrap: normal; }
+.over, .under { margin-bottom: 10px; }
 .over { color: var(--wrong); } .under { color: var(--right); }
 .room + .keys { margin: 10px 0 24px; }
 @media (max-width: 640px) { .planned th, .planned td { padding-right: 16px; } }

@@ -13,7 +13,14 @@ from vlm_jax.config import Config
 from vlm_jax.errors import InputError
 from vlm_jax.training import duration, sharding, tree
 
-PARTS = {"params": "parameters", "frozen": "frozen parameters", "opt_state": "optimizer", "average": "moving average", "buffers": "buffers"}
+PARTS = {
+    "params": "parameters",
+    "frozen": "frozen parameters",
+    "opt_state": "optimizer",
+    "step": "optimizer",
+    "average": "moving average",
+    "buffers": "buffers",
+}
 """Parts of a state by their names for readers; what is left, such as a queue, is `other`."""
 LARGE = 1 << 20
 """Bytes of a leaf that is worth a word where every device holds it whole."""

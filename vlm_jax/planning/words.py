@@ -14,15 +14,15 @@ def report(plan: Plan) -> str:
         setting(plan),
         "",
         "memory of a device",
-        *(f"  {name:34}{gigabytes(size)}" for name, size in memory(plan)),
-        f"  {'of the chip':34}{gigabytes(plan.memory)}",
+        *(f"  {name:38}{gigabytes(size)}" for name, size in memory(plan)),
+        f"  {'of the chip':38}{gigabytes(plan.memory)}",
         f"  {verdict(plan)}",
     ]
     if plan.whole:
         lines += ["", "held whole by every device although larger than 1 MB:", *(f"  {name}" for name in plan.whole)]
     elif plan.mesh["fsdp"] * plan.mesh["model"] > 1:
         lines += ["", "no array larger than 1 MB is held whole by every device"]
-    lines += ["", "arithmetic", *(f"  {name:34}{value}" for name, value in arithmetic(plan))]
+    lines += ["", "arithmetic", *(f"  {name:38}{value}" for name, value in arithmetic(plan))]
     if plan.collectives is not None:
         lines += ["", "exchanges of a step, on one device", *collectives(plan)]
     if plan.compile_seconds is not None:
