@@ -8,7 +8,7 @@ set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # As in vlm_jax/errors.py.
-readonly DONE=0 FAULT=1 BAD_INPUT=2 INFRASTRUCTURE=4
+readonly DONE=0 FAULT=1 BAD_INPUT=2 PREEMPTED=3 INFRASTRUCTURE=4
 
 usage() {
   cat <<'TEXT'
@@ -43,7 +43,7 @@ options
   --dry-run               print every command and run none
 
 Every gs://B/PATH among the arguments of the recipe is read and written through a mount of the bucket B on each worker.
-exit codes: 0 done, 1 fault in code, 2 bad input or configuration, 4 infrastructure
+exit codes: 0 done, 1 fault in code, 2 bad input or configuration, 3 stopped and saved, 4 infrastructure
 TEXT
 }
 
@@ -196,9 +196,9 @@ queued() {
 # What the queued resource is, such as ACTIVE; NONE where there is none, UNKNOWN where the cloud does not say.
 state() {
   local answer
-  if answer=$(queued describe "$name" '--format=value(state.state)' 2>&1); then
+  if answer=$(queued describe "$name" '--format=value(state.state)' 2>"$scratch/describe"); then
     echo "${answer:-UNKNOWN}"
-  elif [[ $answer == *NOT_FOUND* || $answer == *"not found"* ]]; then
+  elif grep -qiE 'not.found' "$scratch/describe"; then
     echo NONE
   else
     echo UNKNOWN
@@ -208,12 +208,13 @@ state() {
 billed=''
 # Nothing that is billed is left without a word.
 on_exit() {
-  local code=$?
-  [ -z "$scratch" ] || rm -rf "$scratch"
+  local code=$? now
   if [ -n "$billed" ] && [ -z "$dry_run" ]; then
-    printf '\nSTILL THERE, and billed while it is ACTIVE: queued resource %s (%s x %s). To delete it:\n  %s\n' "$name" "$slices" \
-      "${type:-TPU}" "gcloud compute tpus queued-resources delete $name --zone=$zone --project=$project --force --quiet" >&2
+    now=$(state)
+    [ "$now" = NONE ] || printf '\nSTILL THERE, and billed while it is ACTIVE: queued resource %s, %s. To delete it:\n  %s\n' \
+      "$name" "$now" "gcloud compute tpus queued-resources delete $name --zone=$zone --project=$project --force --quiet" >&2
   fi
+  [ -z "$scratch" ] || rm -rf "$scratch"
   exit "$code"
 }
 
@@ -232,12 +233,13 @@ request() {
   say "asking for $slices x $type, $capacity, in $zone"
   if [ -n "$dry_run" ]; then
     queued create "$name" "${node[@]}" "${flags[@]}"
-  elif ! answer=$(queued create "$name" "${node[@]}" "${flags[@]}" 2>&1); then
+    return
+  fi
+  billed=yes # an answer that is lost may be a yes
+  if ! answer=$(queued create "$name" "${node[@]}" "${flags[@]}" 2>&1); then
     printf '%s\n' "$answer" >&2
     passing "$answer" && return "$INFRASTRUCTURE"
     refused "$answer"
-  else
-    billed=yes
   fi
 }
 
@@ -274,7 +276,9 @@ provision() {
         ;;
       UNKNOWN)
         silent=$((silent + 1))
-        [ "$silent" -lt 10 ] || { queued describe "$name" >&2 || return "$INFRASTRUCTURE"; }
+        ! grep -E 'PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT' "$scratch/describe" >&2 ||
+          fail "$BAD_INPUT" "the cloud refuses to say; see above"
+        [ "$silent" -lt 10 ] || { cat "$scratch/describe" >&2 && return "$INFRASTRUCTURE"; }
         sleep "$poll"
         ;;
       *) silent=0 && sleep "$poll" ;;
@@ -367,7 +371,7 @@ tail_first() {
   offset=$((offset + $(wc -c <"$scratch/new")))
 }
 
-# Follows the run to its end: 0 done, 1 or 2 a fault that a retry would meet again, 4 anything that another attempt may survive.
+# Follows the run to its end: 0 done, 1 or 2 a fault that a retry would meet again, 3 stopped by `stop`, 4 what another attempt may survive.
 follow() {
   local answer silent=0 failed_at='' ended
   offset=0
@@ -388,10 +392,10 @@ follow() {
         *) say "the machines are gone: $(state)" && return "$INFRASTRUCTURE" ;;
       esac
       [ "$silent" = 1 ] && say "ssh failed ($(tail -n 1 "$scratch/ssh")); the run goes on without it, trying again"
-      [ "$silent" -lt 10 ] || { say "no answer from the workers for $silent times" && return "$INFRASTRUCTURE"; }
+      [ "$silent" -lt 10 ] || { say "no answer from the workers for $silent times" && unreachable=2 && return "$INFRASTRUCTURE"; }
       continue
     fi
-    ended=$(grep -cE '^@worker .* (exit [0-9]+|lost|none)$' <<<"$answer")
+    ended=$(grep -cE '^@worker .* (exit [0-9]+|lost|none|stopped)$' <<<"$answer")
     if [ "$ended" -ge "$started" ]; then
       tail_first
       verdict "$answer"
@@ -411,6 +415,7 @@ follow() {
 # What the ends of all workers mean. One that failed for a fault in the code has the last word: the others fail because of it.
 verdict() {
   sed -n 's/^@worker /  /p' <<<"$1" >&2
+  if grep -q ' stopped$' <<<"$1"; then return "$PREEMPTED"; fi
   if grep -qE ' exit (1|126|127)$' <<<"$1"; then return "$FAULT"; fi
   if grep -q ' exit 2$' <<<"$1"; then return "$BAD_INPUT"; fi
   if grep -qE ' (exit [1-9][0-9]*|lost|none)$' <<<"$1"; then return "$INFRASTRUCTURE"; fi
@@ -445,14 +450,20 @@ stop() {
 
 one_attempt() {
   provision || return
-  ship || return
-  start || return
+  ship && start
+  local code=$?
+  if [ "$code" != 0 ]; then
+    unreachable=$((unreachable + 1))
+    return "$code"
+  fi
+  unreachable=0
   follow
 }
 
 # Until the run is done, or has failed in a way that it would again.
 persist() {
   local attempt=1 failed=0 pause=$backoff began code
+  unreachable=0
   while :; do
     began=$SECONDS started=0
     say "attempt $attempt"
@@ -467,12 +478,18 @@ persist() {
       say "giving up after $failed attempts in a row that failed early"
       break
     fi
+    if [ "$unreachable" -ge 2 ]; then
+      say "the cloud has the machines for $(state), and they do not answer: others are asked for"
+      unreachable=0
+      erase || exit "$INFRASTRUCTURE"
+    fi
     say "attempt $attempt follows in $pause s; the workdir is the same"
     sleep "$pause"
     pause=$((pause * 2 > 900 ? 900 : pause * 2))
   done
   case $code in
     "$DONE") say "the run is done: $workdir" ;;
+    "$PREEMPTED") say "the run was stopped; the same command goes on from there" ;;
     "$INFRASTRUCTURE") ;;
     *) say "the run failed with exit code $code and would again: no retry; the end of the log above says why" ;;
   esac
@@ -491,7 +508,13 @@ main() {
   case $command in
     create) provision ;;
     setup) billed=yes && pack && ship ;;
-    run) billed=yes && start && follow ;;
+    run)
+      billed=yes unreachable=0
+      start && follow
+      local code=$?
+      [ "$code" = 0 ] || [ "$started" = 0 ] || collect "$here/runs/launch/$name/logs"
+      return "$code"
+      ;;
     logs) billed=yes && collect "$here/runs/launch/$name/logs" ;;
     status)
       [ -n "$dry_run" ] && queued describe "$name" '--format=value(state.state)'

@@ -3,7 +3,7 @@
 #
 #   ~/vlm_jax/code/COMMIT   the shipped tree; current is a link to the one in use
 #   ~/vlm_jax/env/HASH      an environment, made once for a pyproject.toml
-#   ~/vlm_jax/runs/NAME     of a run: lock (held while it runs), pid, exit (the exit code), log (a link to that of the last start)
+#   ~/vlm_jax/runs/NAME     of a run: lock (held while it runs), pid, exit (the exit code), stopped (by wish), log (of the last start)
 #   ~/gs/BUCKET             a bucket, mounted
 #
 # What launch_tpu.sh is to read stands in lines that begin with @worker or @log and the name of the worker.
@@ -72,7 +72,7 @@ start() {
   done < <(printf '%s\n' "${@:2}" | grep -o 'gs://[^/]*' | sed 's|gs://||' | sort -u)
   [ -x "$(environment)/bin/python" ] || { echo "$host: no environment; launch_tpu.sh setup makes it" && report start failed && return; }
   arguments=("${@//gs:\/\//$HOME/gs/}")
-  rm -f "$run/exit" "$run/pid"
+  rm -f "$run/exit" "$run/pid" "$run/stopped"
   # A session of its own, so that the end of this ssh ends nothing; it keeps the lock for as long as it lives.
   setsid nohup bash "${BASH_SOURCE[0]}" attend "${arguments[@]}" </dev/null >/dev/null 2>&1 &
   report started
@@ -115,6 +115,8 @@ state_of() {
     echo none
   elif ! flock -n "$run/lock" true; then
     echo running
+  elif [ -e "$run/stopped" ]; then
+    echo stopped
   elif [ -e "$run/exit" ]; then
     echo "exit $(cat "$run/exit")"
   else
@@ -128,7 +130,10 @@ case ${1:-} in
   attend) attend "${@:2}" ;;
   status) report "$(state_of "$2")" ;;
   stop)
-    [ "$(state_of "$2")" != running ] || kill -TERM "$(cat "$root/runs/$2/pid")"
+    if [ "$(state_of "$2")" = running ]; then
+      touch "$root/runs/$2/stopped"
+      kill -TERM "$(cat "$root/runs/$2/pid")"
+    fi
     report "$(state_of "$2")"
     ;;
   kill)

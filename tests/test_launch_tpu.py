@@ -313,6 +313,25 @@ def test_a_dropped_ssh_neither_ends_the_run_nor_starts_it_twice(cloud):
     print(f"R12 ssh 255: {text.count('ssh failed')} drops and one at the start; one start of each worker, {len(steps)} lines once each")
 
 
+@pytest.mark.slow
+def test_machines_that_the_cloud_has_and_that_do_not_answer_are_replaced(cloud):
+    cloud.play(ssh={str(call): 255 for call in range(4, 24)})
+    code, text = cloud.launch("all", *RUN[:-1], "60")
+    assert code == errors.DONE and len(cloud.calls("create")) == 2, text
+    assert "no answer from the workers for 10 times" in text and "for ACTIVE, and they do not answer: others are asked for" in text
+
+
+def test_stop_ends_the_run_that_another_launcher_follows_and_its_machines_go(cloud):
+    following = cloud.start("all", *RUN[:-1], "1000")
+    while not (cloud.folder / STEP).exists():
+        assert following.poll() is None
+        time.sleep(0.02)
+    cloud.launch("stop")
+    text, _ = following.communicate(timeout=20)
+    assert following.returncode == errors.PREEMPTED and "the run was stopped; the same command goes on from there" in text
+    assert len(cloud.starts()) == 2 and not cloud.billed()
+
+
 QUOTA = "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerZone' has been exceeded. Limit: 0 in zone z."
 
 
@@ -327,6 +346,7 @@ def test_a_quota_that_is_too_small_is_said_and_not_asked_again(cloud, plan):
     print("R12 quota: one request, words, nothing left")
 
 
+@pytest.mark.slow
 def test_requests_that_find_no_capacity_are_repeated_up_to_a_limit(cloud):
     full = "There is no more capacity in the zone z; you can try in another zone"
     cloud.play(create_errors=[full], states=[["FAILED"], ["ACTIVE"]], failure=full)
@@ -349,6 +369,7 @@ def test_a_bucket_that_cannot_be_read_is_named(cloud):
     assert code == errors.BAD_INPUT and "Error: bucket other: permission denied" in text and not cloud.billed()
 
 
+@pytest.mark.slow
 def test_machines_that_stay_are_named_with_the_command_that_deletes_them(cloud):
     command = "gcloud compute tpus queued-resources delete vlm --zone=z --project=p --force --quiet"
     code, text = cloud.launch("all", "--keep", *RUN)
@@ -386,7 +407,7 @@ def test_each_command_does_its_part_and_ctrl_c_leaves_the_run_alone(cloud):
     assert "queued resource vlm: ACTIVE" in text and "w-0-0 running" in text and "w-0-1 running" in text
 
     code, text = cloud.launch("stop")
-    assert code == errors.DONE and f"w-0-0 exit {errors.PREEMPTED}" in text
+    assert code == errors.DONE and "w-0-0 stopped" in text
     assert cloud.launch("logs")[0] == errors.DONE
     assert "stopped after step" in (cloud.checkout / "runs/launch/vlm/logs/w-0-1.log").read_text()
 
