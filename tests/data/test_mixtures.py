@@ -225,6 +225,13 @@ def test_parts_and_weights_are_flags_and_json(mixture):
     assert configs.from_json(json.loads(json.dumps(configs.to_json(mixture)))) == mixture
 
 
+def test_the_vocabulary_of_a_mixture_goes_with_its_checkpoint(mixture, tmp_path):
+    mixture.keep(str(tmp_path))
+    kept = mixture.kept(str(tmp_path))
+    assert {part.tokenizer.path for part in kept.parts.values()} == {f"{tmp_path}/pairs.txt.gz"}
+    assert kept.describe() == mixture.describe()
+
+
 @dataclasses.dataclass(frozen=True)
 class _Recipe:
     data: mixtures.Mixture

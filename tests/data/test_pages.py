@@ -5,6 +5,7 @@ import collections
 import dataclasses
 import json
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -334,6 +335,21 @@ def test_pages_of_tars_have_their_images_beside_them(tmp_path, write_tar):
     assert not isinstance(image, str)
     with pytest.raises(records.RecordError, match=r"x: has no member 7\.png"):
         image()
+
+
+def test_pages_of_tars_may_lie_behind_a_network(tmp_path, write_tar, encode_image, noise, stream):
+    members = []
+    for i in range(8):
+        members += [(f"{i}.json", json.dumps({"items": [{"image": "0.png"}, {"text": f"thing {i}"}]}).encode())]
+        members += [(f"{i}.0.png", encode_image(noise(i, 9, 9)))]
+    write_tar(tmp_path / "p.tar", members)
+    fsspec.filesystem("memory").pipe("memory://pages/p.tar", (tmp_path / "p.tar").read_bytes())
+    near = dataclasses.replace(stream, train=str(tmp_path / "p.tar"), val="", batch_size=2)
+    far = dataclasses.replace(near, train="memory://pages/p.tar")
+    assert_same(batches(far), batches(near))
+    with pytest.raises(errors.InputError, match=r"memory://pages/d.jsonl: lines with documents are read from disks only"):
+        fsspec.filesystem("memory").pipe("memory://pages/d.jsonl", b"{}")
+        dataclasses.replace(near, train="memory://pages/d.jsonl").describe()
 
 
 def test_a_tar_of_pages_that_is_cut_is_refused(tmp_path, write_tar):

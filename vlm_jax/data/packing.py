@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from vlm_jax.data import kept, records, text
+from vlm_jax.data import kept, places, records, text
 from vlm_jax.data.sources import documents
 
 _FEW = 2_000
@@ -118,9 +118,8 @@ def plan(opened: documents.Documents, form: Form) -> Plan:
     Raises:
       InputError: the cache folder cannot be written.
     """
-    files = [(os.path.abspath(path), os.path.getsize(path), os.stat(path).st_mtime_ns) for path in opened.paths]
-    vocabulary = form.tokenizer.load().config.path
-    name = repr((_VERSION, files, form, os.path.getsize(vocabulary), os.stat(vocabulary).st_mtime_ns))
+    files = [(path if places.is_remote(path) else os.path.abspath(path), places.version(path)) for path in opened.paths]
+    name = repr((_VERSION, files, form, places.version(form.tokenizer.load().config.path)))
     flat = kept.array("packing", name, lambda: _made(opened, form))
     count, rows, tokens, images, bad, first_bad = (int(value) for value in flat[:6])
     return Plan(flat[6 : 6 + 5 * count].reshape(count, 5), flat[6 + 5 * count :][:rows], tokens, images, bad, first_bad)

@@ -122,7 +122,7 @@ class Pages:
             "fill": plan.tokens / (len(plan) * self.tokenizer.length),
             "image_fill": plan.images / (len(plan) * self.images),
         }
-        allowance = bad_records.Allowance(self.bad_records, per_example=plan.images / len(plan))
+        allowance = bad_records.Allowance(self.bad_records, per_example=max(plan.images, 1) / len(plan))
         return batches.Examples(rows, {"": allowance}, lambda count: shares | {"epochs": count / len(plan)})
 
 

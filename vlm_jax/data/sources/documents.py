@@ -68,7 +68,6 @@ def open_documents(pattern: str, field: str = "data") -> Documents:
     kinds = {_kind(path, field) for path in paths}
     if len(kinds) > 1:
         raise errors.InputError(f"{field} {pattern}: files of {len(kinds)} kinds in one source; give one kind")
-    places.only_local(paths, "documents", field)
     return kinds.pop()(paths)
 
 
@@ -76,7 +75,8 @@ class JsonLines(base.Sharded):
     """`.jsonl` files with one document a line; the places of the lines are found once and kept."""
 
     def __init__(self, paths: Sequence[str]):
-        """Raises InputError for a file without lines."""
+        """Raises InputError for a file without lines, or one behind a network."""
+        places.only_local(list(paths), "lines with documents")
         self._lines: list[Any] = [_lines(path) for path in paths]
         for path, lines in zip(paths, self._lines, strict=True):
             if not len(lines):
