@@ -4,7 +4,7 @@
     python benchmarks/plans.py
 
 Writes docs/plans.json after every recipe, two to five minutes each on two cores, and prints the table of docs/pods.md. What is there
-already from the same version of libtpu is left as it is; --again compiles it anew, --only takes those whose key has a word in it.
+already from the same version of libtpu is left as it is; --again compiles it anew, --only takes the cases of these keys.
 """
 
 import argparse
@@ -66,6 +66,18 @@ SEARCHED = tuple(
 """Neighbours of the first: rows beside those of others, and whether the recipe is the best of them."""
 
 
+BESIDE = (
+    ("blocks unrolled, nothing recomputed", 13.2, 282, "siglip_b16_32k v5e:16x16 remat=none fsdp=1"),
+    ("scan, everything recomputed", 4.3, 325, "siglip_b16_32k v5e:16x16 remat=full fsdp=1"),
+    ("the recipe", None, None, "siglip_b16_32k v5e:16x16"),
+    ("the recipe, nothing recomputed", None, None, "siglip_b16_32k v5e:16x16 remat=none"),
+    ("65,536 pairs, everything recomputed", 5.8, 775, "siglip_b16_32k v5e:16x16 remat=full fsdp=1 batch_size=65536"),
+    ("L/16 at 256 px, everything recomputed", 12.9, 1101, "siglip_l16_256 v5e:16x16"),
+    ("So400m/14, everything recomputed", 16.4, 1866, "siglip_so400m14 v5e:16x16"),
+)
+"""big_vision's step by peak gigabytes and milliseconds of cycles, compiled by us with another libtpu, and the case of ours."""
+
+
 def compile_case(case: Case) -> plan.Plan:
     """The plan of a case."""
     config, _ = configs.load_recipe(str(ROOT / "configs" / "pods" / f"{case.recipe}.py"))
@@ -103,19 +115,35 @@ def markdown(kept: Mapping[str, Any], cases: tuple[Case, ...]) -> str:
     return "\n".join(lines)
 
 
+def beside(kept: Mapping[str, Any]) -> str:
+    """Ours beside big_vision's as a table: peak gigabytes and milliseconds of the compiler's cycles."""
+    lines = ["| SigLIP on v5e:16x16 | big_vision's | ours: mesh | peak GB | cycles ms |", "|---|---|---|---|---|"]
+    for name, peak, milliseconds, key in BESIDE:
+        theirs = f"{peak} GB, {milliseconds:,} ms" if peak else ""
+        row = kept.get(key)
+        if row is None:
+            lines.append(f"| {name} | {theirs} | not recorded | | |")
+        elif row["peak"] is None:
+            lines.append(f"| {name} | {theirs} | {row['mesh']['data']} x {row['mesh']['fsdp']} | does not fit | |")
+        else:
+            mesh = f"{row['mesh']['data']} x {row['mesh']['fsdp']}"
+            lines.append(f"| {name} | {theirs} | {mesh} | {row['peak'] / 1e9:.1f} | {row['compute_milliseconds']:,.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="WORD", help="cases whose key has it, such as so400m or v4")
+    parser.add_argument("--only", nargs="+", metavar="KEY", help="such as 'siglip_b16_32k v4:4x4x4'")
     parser.add_argument("--again", action="store_true", help="also what is there already")
     options = parser.parse_args()
     for case in CASES + SEARCHED:
         kept = read()
-        if options.only not in case.key or (not options.again and kept.get(case.key, {}).get("compiler") == tpu.compiler()):
+        if case.key not in (options.only or [case.key]) or (not options.again and kept.get(case.key, {}).get("compiler") == tpu.compiler()):
             continue
         made = compile_case(case)
         print(words.report(made), flush=True)
         files.write_text(KEPT, json.dumps(dict(sorted((read() | {case.key: plan.to_json(made)}).items())), indent=1) + "\n")
-    print(f"\n{markdown(read(), CASES)}\n\n{markdown(read(), SEARCHED)}\n\ncompiled, not run\n{KEPT}")
+    print(f"\n{markdown(read(), CASES)}\n\n{markdown(read(), SEARCHED)}\n\n{beside(read())}\n\ncompiled, not run\n{KEPT}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlm_jax import config as configs
-from vlm_jax import convert, evaluate, imported, run, train
+from vlm_jax import convert, evaluate, imported, plan, run, train
 from vlm_jax.evaluation import caption_scores
 from vlm_jax.training import checkpoint
 
@@ -131,6 +131,8 @@ class Checker:
             self._convert(arguments)
         elif module == "vlm_jax.evaluation.caption_scores":
             self._caption_scores(arguments)
+        elif module == "vlm_jax.plan":
+            self._plan(arguments)
         elif module == "pytest":
             self._pytest(arguments)
         else:
@@ -198,6 +200,18 @@ class Checker:
             convert.main(arguments)
         target = arguments[arguments.index(read[-1]) + 1]
         self.runs.setdefault(target, self.runs.get(read[0], []))
+
+    def _plan(self, arguments: list[str]) -> None:
+        class Parsed(Exception):
+            """The command line is understood."""
+
+        def parsed(*_, **__):
+            raise Parsed
+
+        for what_follows in ("search", "with_change"):
+            self.monkeypatch.setattr(plan.search, what_follows, parsed)
+        with pytest.raises(Parsed):
+            plan.main(arguments)
 
     def _caption_scores(self, arguments: list[str]) -> None:
         class Parsed(Exception):
