@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -111,7 +112,9 @@ def test_a_resumed_run_has_rows_and_count_of_an_uninterrupted_one(streams, refer
     second.bad_records.log_to(tmp_path / "bad_records.jsonl")
     assert_same(head + take(second, STEPS - stop), reference[1])
     assert ahead and second.bad_records.count == 2 * len(BAD)
-    assert second.get_state() == {"step": STEPS, "bad_records": {"pairs": [2 * len(BAD), STEPS * BATCH]}}
+    (count, seen, reasons) = second.get_state()["bad_records"]["pairs"]
+    assert (second.get_state()["step"], count, seen) == (STEPS, 2 * len(BAD), STEPS * BATCH)
+    assert sum(reasons.values()) == 2 * len(BAD) and set(reasons.values()) == {2} and len(reasons) == len(BAD), reasons
     rows = [json.loads(line) for line in (tmp_path / "bad_records.jsonl").read_text().splitlines()]
     assert sorted(row["key"] for row in rows) == sorted(f"k{i}" for i in BAD), "each record once, over epochs and resumes"
 
@@ -130,7 +133,11 @@ def test_the_log_names_stream_shard_key_and_reason(streams, tmp_path, caplog):
         assert number_at(row["record"]) == index and row["stream"] == "pairs" and 1 <= row["step"] <= 13 and 0 <= row["row"] < BATCH
         assert row["where"].endswith(f"train-{index % 2:05d}-of-00002.array_record: record {index // 2}")
         assert BAD[index] in row["reason"] and str(tmp_path) not in row["reason"]
-    assert len(caplog.records) == 1 and "another takes its place" in caplog.text
+    first, last = (record.getMessage() for record in caplog.records)
+    assert "another takes its place" in first
+    total = sum(map(int, re.findall(r"(\d+) x '", last)))
+    assert last.startswith(f"bad records of pairs: {total} of {13 * BATCH} examples were replaced: ") and total >= len(BAD)
+    assert all(reason in last for reason in BAD.values())
 
 
 def test_a_flipped_byte_and_damaged_text_are_replaced_too(tmp_path, write_tar, encode_image, noise, merges):
@@ -172,7 +179,7 @@ def test_above_the_share_the_run_stops_with_words(tmp_path):
             some.add(step, [bad(step)])
     assert some.count == bad_records.ENOUGH
     message = str(error.value)
-    assert message.startswith("data.bad_records 0.01 of pairs: 20 of 320 examples (6.25%) cannot be used, such as a.tar: k0: broken; ")
+    assert message.startswith("data.bad_records 0.01 of pairs: 20 of 320 examples (6.25%) cannot be used: 20 x 'broken'; such as a.tar")
     assert "a.tar: k2: broken. Mend the shards, or raise data.bad_records; " in message and "k3" not in message
     assert f"{tmp_path}/bad_records.jsonl lists every one" in message and "\n" not in message
     assert len((tmp_path / "bad_records.jsonl").read_text().splitlines()) == 20, "the last ones, too"
@@ -207,7 +214,7 @@ def test_the_share_goes_on_where_another_number_of_hosts_saved():
     before.add(0, [bad(i) for i in range(3)])
     after.set_state(1, before.state())
     after.add(1, [])
-    assert after.state() == {"pairs": [3, 110]}
+    assert after.state() == {"pairs": [3, 110, {"broken": 3}]}
 
 
 def test_data_without_a_usable_record_stop_at_the_first_batch(tmp_path, merges):
@@ -235,3 +242,18 @@ def test_a_failing_disk_is_no_bad_record(tmp_path, write_tar, encode_image, nois
     monkeypatch.setattr("os.pread", pread)
     with pytest.raises(errors.InfrastructureError, match=r"a\.tar: a: cannot be read .*Stale"):
         source[0]
+
+
+def test_reasons_are_counted_without_their_numbers_and_few_are_kept(caplog):
+    some = account(1.0)
+    for step in range(30):
+        why = f"image of {step:,} bytes cannot be decoded" if step % 3 else f"reason {chr(97 + step) * 3}"
+        some.add(step, [("pairs", 0, dataclasses.replace(bad(step)[2], reason=why)) for _ in range(2)])
+    reasons = some.state()["pairs"][2]
+    assert sum(reasons.values()) == some.count == 60 and reasons["image of # bytes cannot be decoded"] == 40
+    for step in range(30, 60):
+        some.add(step, [("pairs", 0, dataclasses.replace(bad(step)[2], reason=chr(97 + step) * 3))])
+    assert sum(some.state()["pairs"][2].values()) == 90 and some.state()["pairs"][2]["other reasons"] == 21
+    some.conclude()
+    said = "90 of 960 examples were replaced: 40 x 'image of # bytes cannot be decoded', 21 x 'other reasons', 2 x 'reason aaa'"
+    assert caplog.messages[-1].startswith(f"bad records of pairs: {said}")

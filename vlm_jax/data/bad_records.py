@@ -4,11 +4,13 @@ A replacement is drawn from the generator of the row that it fills, so it is the
 and after a resume; the other rows do not notice.
 """
 
+import collections
 import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +27,11 @@ _DEVIATIONS = 4
 """Standard deviations that the count may lie above the share: a sample of data with exactly that share passes."""
 _ATTEMPTS = 100
 _SHOWN = 3
+_REASONS = 20
+"""Kept apart, by stream."""
+_LONGEST = 120
+"""Characters of a reason in an account."""
+_NUMBER = re.compile(r"\d[\d,.]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +131,7 @@ class Account:
         lines = []
         for name, row, record in bad:
             self._bad[name] += 1
+            self._reasons[name][_kind(record.reason, self._reasons[name])] += 1
             if len(self._first[name]) < _SHOWN:
                 self._first[name].append(f"{record.where}: {record.reason}")
             if (name, record.record, record.where) not in self._logged:
@@ -142,12 +150,21 @@ class Account:
                 name, record.where, record.reason, f", all are listed in {self._log}" if self._log else "",
             )  # fmt: skip
 
-    def state(self) -> dict[str, list[int]]:
-        """Bad examples, and how many were seen, of the streams that have any."""
-        return {name: [bad, round(self._seen[name])] for name, bad in self._bad.items() if bad}
+    def conclude(self) -> None:
+        """Says at the end of a run how many examples were replaced, and for which reasons."""
+        for name, bad in self._bad.items():
+            if bad:
+                logging.getLogger(__name__).warning(
+                    "bad records of %s: %s of %s examples were replaced: %s", name, f"{bad:,}", f"{self._seen[name]:,.0f}", self._why(name)
+                )
 
-    def set_state(self, step: int, state: Mapping[str, Sequence[int]]) -> None:
+    def state(self) -> dict[str, list[Any]]:
+        """Bad examples, how many were seen, and how often for which reason, of the streams that have any."""
+        return {name: [bad, round(self._seen[name]), dict(self._reasons[name])] for name, bad in self._bad.items() if bad}
+
+    def set_state(self, step: int, state: Mapping[str, Sequence[Any]]) -> None:
         """Goes on with the counts of `state` after so many batches."""
+        self._reasons = {name: collections.Counter(dict(*state.get(name, ())[2:3])) for name in self._rows}
         self._bad = {name: int(state[name][0]) if name in state else 0 for name in self._rows}
         self._seen = {name: int(state[name][1]) if name in state else step * rows for name, rows in self._rows.items()}
 
@@ -157,10 +174,21 @@ class Account:
         if bad <= allowed + _DEVIATIONS * math.sqrt(allowed) or (share and bad < ENOUGH):
             return
         raise errors.InputError(
-            f"data.bad_records {share:g} of {name}: {bad:,} of {seen:,.0f} examples ({bad / seen:.2%}) cannot be used, such as "
-            f"{'; '.join(self._first[name])}. Mend the shards, or raise data.bad_records"
+            f"data.bad_records {share:g} of {name}: {bad:,} of {seen:,.0f} examples ({bad / seen:.2%}) cannot be used: "
+            f"{self._why(name)}; such as {'; '.join(self._first[name])}. Mend the shards, or raise data.bad_records"
             + (f"; {self._log} lists every one" if self._log else "")
         )
+
+
+    def _why(self, name: str) -> str:
+        """Reasons with their counts, the most frequent first."""
+        return ", ".join(f"{count:,} x {reason!r}" for reason, count in self._reasons[name].most_common())
+
+
+def _kind(reason: str, known: Collection[str]) -> str:
+    """A reason without its numbers, so that those of many records are the same; one of the first few, or that it is another."""
+    kind = _NUMBER.sub("#", reason)[:_LONGEST]
+    return kind if kind in known or len(known) < _REASONS else "other reasons"
 
 
 def _described(source: Records, index: int, error: records.RecordError) -> BadRecord:

@@ -15,6 +15,8 @@ from absl import flags
 from vlm_jax.data import bad_records, collate, processes
 
 Batch = dict[str, dict[str, np.ndarray]]
+Fields = dict[str, tuple[tuple[int, ...], str]]
+"""Shape and dtype of what an example has, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,7 @@ class BatchIterator(grain.DatasetIterator):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """{"step": k}: the next batch is global batch k. Where records were bad, {"bad_records": {stream: [bad, seen]}} as well."""
+        """{"step": k}: the next batch is global batch k. Where records were bad, "bad_records", what their account knows, as well."""
         counts = self.bad_records.state()
         return {"step": self._step} | ({"bad_records": counts} if counts else {})
 
@@ -106,7 +108,9 @@ class BatchIterator(grain.DatasetIterator):
         self._started().start_prefetch()
 
     def close(self) -> None:
-        """Ends threads and workers."""
+        """Ends threads and workers, and says what was bad."""
+        if self._open:
+            self.bad_records.conclude()
         self._open = False
         self._stop()
         super().close()

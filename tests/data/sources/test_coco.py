@@ -115,5 +115,5 @@ def test_other_files_are_refused(root, content, message):
 
 
 def test_two_sets_are_two_sources(root):
-    with pytest.raises(errors.InputError, match="one COCO file is one source; '.*#with=.*' joins what they say"):
+    with pytest.raises(errors.InputError, match=r"one COCO file is one source; '.*#with=.*' joins what they say"):
         sources.open_source(f"{write(root)}::{write(root, 'instances_val2017.json')}")

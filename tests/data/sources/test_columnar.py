@@ -27,7 +27,7 @@ def test_columns_of_other_names_are_fields_and_labels_get_their_names(tmp_path, 
 
 
 def test_what_img2dataset_writes_as_parquet_is_read(tmp_path, write_parquet):
-    told = {"key": [f"{i:09d}" for i in range(10)], "jpg": IMAGES, "caption": ["x"] * 10, "status": ["success"] * 10, "url": ["http://x"] * 10}
+    told = {"key": [f"{i:09d}" for i in range(10)], "jpg": IMAGES, "caption": ["x"] * 10, "status": ["success"] * 10, "url": ["u"] * 10}
     found = sources.open_source(write_parquet(tmp_path / "00000.parquet", told))[9]
     assert (found["key"], found["image"], found["captions"], found["status"]) == ("000000009", IMAGES[9], ["x"], "success")
 
@@ -116,7 +116,7 @@ def test_a_saved_data_set_is_mapped_and_its_splits_are_named(tmp_path, write_sav
     source = sources.open_source(str(tmp_path / "both" / "train"))
     assert [source[i]["image"] for i in (9, 0, 5)] == [IMAGES[i] for i in (9, 0, 5)] and pickle.loads(pickle.dumps(source))[3] == source[3]
     (tmp_path / "both" / "dataset_dict.json").write_text('{"splits": ["train"]}')
-    with pytest.raises(errors.InputError, match="has the splits train; name one, .*/both/train"):
+    with pytest.raises(errors.InputError, match=r"has the splits train; name one, .*/both/train"):
         sources.open_source(str(tmp_path / "both"))
     state = tmp_path / "both" / "train" / "state.json"
     for content in ("{", "{}", json.dumps({"_data_files": [{"filename": "../x.arrow"}]}), json.dumps({"_data_files": []})):
