@@ -157,7 +157,7 @@ check_run() {
     '$1 == profile && index("," $2 ",", "," generation ",") { printf "%s--%s", separator, $3; separator = " " }' \
     "$here/configs/tpu_flags.txt")
   [ -n "$libtpu_init_args" ] || fail "$BAD_INPUT" "--flags-profile '$flags_profile': configs/tpu_flags.txt has none for $generation; it" \
-    "has $(awk '/^[a-z]/ { print $1 " (" $2 ")" }' "$here/configs/tpu_flags.txt" | sort -u | paste -sd ' ')"
+    "has $(awk '/^[a-z]/ { print $1 " (" $2 ")" }' "$here/configs/tpu_flags.txt" | sort -u | paste -sd ' ' -)"
 }
 
 check_cloud() {
@@ -356,6 +356,10 @@ start() {
     say "the run could not be started on every worker; see above"
     return "$BAD_INPUT"
   fi
+  if [ "$code" = 127 ]; then
+    say "there is no code on the workers: ./launch_tpu.sh setup ships it"
+    return "$BAD_INPUT"
+  fi
   [ "$code" = 0 ] || return "$INFRASTRUCTURE"
   [ -z "$dry_run" ] || return "$DONE"
   started=$(grep -cE '^@worker .* (started|running)$' <<<"$answer")
@@ -404,7 +408,7 @@ follow() {
     if grep -qE '^@worker .* (exit [1-9][0-9]*|lost|none)$' <<<"$answer"; then
       if [ -z "$failed_at" ]; then
         failed_at=$SECONDS
-        say "a worker has failed: $(grep -E '(exit [1-9][0-9]*|lost|none)$' <<<"$answer" | paste -sd ';'); the others have $grace s to end"
+        say "a worker has failed: $(grep -E '(exit [1-9][0-9]*|lost|none)$' <<<"$answer" | paste -sd ';' -); the others have $grace s to end"
       elif [ $((SECONDS - failed_at)) -ge "$grace" ]; then
         worker kill "$name" >/dev/null
       fi

@@ -417,6 +417,23 @@ def test_each_command_does_its_part_and_ctrl_c_leaves_the_run_alone(cloud):
     assert cloud.launch("delete")[0] == errors.DONE and not cloud.billed()
 
 
+def test_without_setup_or_a_python_that_is_new_enough_the_words_and_the_way_are_there(cloud):
+    cloud.launch("create", *SLICE)
+    code, text = cloud.launch("run", *RUN)
+    assert code == errors.BAD_INPUT and "no code on the workers: ./launch_tpu.sh setup ships it" in text
+    for version in ("3.11", "3.12", "3.13"):
+        cloud.program(cloud.folder / "bin" / f"python{version}", "#!/bin/sh\nexit 1\n")
+    brings = """#!/usr/bin/env bash
+        echo "$*" >>"$FAKE_CLOUD/python3"
+        [ "$2" != uv ] || { mkdir -p "${!#}/bin" && cp "$FAKE_CLOUD/bin/of_an_environment" "${!#}/bin/python"; }
+    """
+    cloud.program(cloud.folder / "bin" / "python3", textwrap.dedent(brings))
+    code, text = cloud.launch("setup")
+    assert code == errors.DONE and "w-0-1 setup new environment" in text
+    said = (cloud.folder / "python3").read_text()
+    assert "-m pip install --quiet --user uv" in said and "-m uv venv --quiet --seed --python 3.12" in said
+
+
 def test_a_changed_pyproject_makes_a_new_environment_and_other_changes_do_not(cloud):
     cloud.launch("create", *SLICE)
     said = [cloud.launch("setup")[1]]
