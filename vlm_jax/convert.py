@@ -15,7 +15,7 @@ import numpy as np
 
 from vlm_jax import config as configs
 from vlm_jax import files as whole
-from vlm_jax import imported
+from vlm_jax import image_tower, imported
 from vlm_jax.data import text as tokenizers
 from vlm_jax.errors import DONE, InputError
 from vlm_jax.models import resnet, text, vit
@@ -33,25 +33,18 @@ def layout_of(config: configs.Config) -> layout.Layout:
     Raises:
       InputError: the system or its towers have no counterpart there.
     """
-    system, data = config.system, next(iter(config.streams.values()))
+    system = config.system
     if not isinstance(system, two_tower.TwoTower):
         raise InputError(f"system {type(system).__name__}: only systems with an image and a text tower are exported")
     if not isinstance(system.image, (vit.Config, resnet.Config)) or not isinstance(system.text, text.Config):
         raise InputError(f"system.image {type(system.image).__module__}: only ViT and modified ResNet towers are exported")
-    transform = data.image
+    seen = imported.preprocessing_of(config)
+    assert seen is not None, "a system with two towers has images"
     return layout.Layout(
         family="siglip" if isinstance(system, siglip.Siglip) else "clip",
         image=system.image,
         text=system.text,
-        preprocessing=layout.Preprocessing(
-            size=transform.size,
-            mean=system.mean,
-            std=system.std,
-            resize=transform.resize,
-            resize_to=transform.resize_to,
-            fill=transform.fill,
-            interpolation=transform.interpolation,
-        ),
+        preprocessing=seen,
         table=(),
     )
 
@@ -118,6 +111,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("target", metavar="TARGET", help="a directory that does not exist yet, or is empty")
     parser.add_argument("--to", required=True, choices=("vlm_jax", "hf", "open_clip"), help="whose layout TARGET gets")
     parser.add_argument(
+        "--part", choices=("all", "image"), default="all", help="image: the image tower alone, as ViTModel of transformers (--to hf)"
+    )
+    parser.add_argument(
         "--allow", nargs="+", default=(), metavar="REGEX", help="names in SOURCE that may be unknown, missing or narrowed"
     )
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for weights that do not tell")
@@ -126,6 +122,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     target = Path(options.target)
     imported.check_target(target)
+    if options.part == "image":
+        return _export_image_tower(options, target)
     source = imported.load(
         options.source, allow=options.allow, image_size=options.image_size, tokenizer=options.tokenizer, weights=options.weights
     )
@@ -139,6 +137,16 @@ def main(arguments: Sequence[str]) -> int:
         print(note)
     count = sum(x.size for x in jax.tree.leaves(source.variables))
     print(f"{count:,} parameters of {options.source} written to {target} ({options.to})")
+    return DONE
+
+
+def _export_image_tower(options: argparse.Namespace, target: Path) -> int:
+    if options.to != "hf":
+        raise InputError(f"to {options.to}: an image tower alone is written for transformers; give --to hf, or leave out --part")
+    count, notes = image_tower.export(
+        options.source, target, allow=options.allow, image_size=options.image_size, weights=options.weights
+    )
+    print(*notes, f"{count:,} parameters of {options.source} written to {target} (hf, the image tower)", sep="\n")
     return DONE
 
 

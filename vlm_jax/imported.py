@@ -28,7 +28,7 @@ from vlm_jax.errors import InputError
 from vlm_jax.evaluation import retrieval
 from vlm_jax.models import text
 from vlm_jax.models.convert import card, layout, pretrained, vocabularies
-from vlm_jax.models.convert import files as foreign
+from vlm_jax.models.convert import files as weight_files
 from vlm_jax.systems import clip, siglip, two_tower
 from vlm_jax.training import checkpoint, sharding, tree
 from vlm_jax.training import state as states
@@ -66,14 +66,11 @@ def resolve(path: str) -> str:
     Raises:
       InputError: the files hold no model that can be imported, or several processes would import at once.
     """
-    scheme, colon, name = path.partition(":")
-    if scheme not in SCHEMES or not colon:
+    origin = foreign(path)
+    if origin is None:
         return path
-    origin = Path(name).expanduser().absolute()
-    if not origin.exists():
-        raise InputError(f"checkpoint {path}: no such file or directory")
     if jax.process_count() > 1:
-        raise InputError(f"checkpoint {path}: several processes; convert it first: python -m vlm_jax.convert {name} TARGET --to vlm_jax")
+        raise InputError(f"checkpoint {path}: several processes; convert it first: python -m vlm_jax.convert {path} TARGET --to vlm_jax")
     found = sorted(origin.iterdir()) if origin.is_dir() else [origin]
     known = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found if file.is_file()]
     key = hashlib.sha256(json.dumps([vlm_jax.__version__, str(origin), known]).encode()).hexdigest()[:12]
@@ -86,6 +83,21 @@ def resolve(path: str) -> str:
             folder.mkdir()
             save(source, folder)
     return str(folder)
+
+
+def foreign(path: str) -> Path | None:
+    """The directory or file behind `hf:`, `open_clip:` or `big_vision:`; None for any other path.
+
+    Raises:
+      InputError: there is none.
+    """
+    scheme, colon, name = path.partition(":")
+    if scheme not in SCHEMES or not colon:
+        return None
+    origin = Path(name).expanduser().absolute()
+    if not origin.exists():
+        raise InputError(f"checkpoint {path}: no such file or directory")
+    return origin
 
 
 @contextlib.contextmanager
@@ -104,7 +116,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def load(
     path: str, *, allow: Sequence[str] = (), image_size: int | None = None, tokenizer: str = "", weights: str = "auto"
 ) -> Source:
-    """Reads a model from a run of ours or from the files of another codebase.
+    """Reads a model from a run of ours, or from the files of another codebase: `hf:DIR`, or just `DIR`.
 
     Args:
       allow: regular expressions of whole names of theirs that may be unknown, missing (they stay as initialised) or narrowed.
@@ -115,12 +127,13 @@ def load(
     Raises:
       InputError: there is no model, or its files contradict each other.
     """
-    if _is_ours(Path(path)):
+    if is_ours(Path(path)):
         return _load_run(path, tokenizer, weights)
     return _load_foreign(path, allow, image_size, tokenizer)
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether a path is a run or a checkpoint of ours."""
     try:
         workdir, _ = checkpoint.locate(path)
         return "_type" in json.loads((workdir / "config.json").read_text())
@@ -137,7 +150,7 @@ def _load_run(path: str, tokenizer: str, weights: str) -> Source:
     loaded, step = checkpoint.load_weights(workdir, at, states.weights_of(model), sharding.Mesh().make())
     chosen = config.weights if weights == "auto" else weights
     evaluation = workdir / "evaluation.json"
-    results = foreign.read_json(evaluation, "evaluation") if evaluation.is_file() else ()
+    results = weight_files.read_json(evaluation, "evaluation") if evaluation.is_file() else ()
     return Source(
         config=dataclasses.replace(config, data=data),
         variables=jax.device_get(states.variables(loaded, chosen)),
@@ -149,8 +162,11 @@ def _load_run(path: str, tokenizer: str, weights: str) -> Source:
 
 
 def _load_foreign(path: str, allow: Sequence[str], image_size: int | None, tokenizer: str) -> Source:
-    found = pretrained.load(path, allow=allow, image_size=image_size)
-    system = system_of(found.layout)
+    found = pretrained.load(foreign(path) or path, allow=allow, image_size=image_size)
+    try:
+        system = system_of(found.layout)
+    except InputError as error:
+        raise InputError(f"source {path}: {error}") from None
     params = dict(found.params)
     notes = [f"from {found.source} ({', '.join(found.dtypes)})", *found.layout.notes]
     if found.missing:
@@ -190,15 +206,36 @@ def system_of(found: layout.Layout) -> two_tower.TwoTower:
     """The system of an imported model.
 
     Raises:
-      InputError: it is an image tower alone, for which there is no system.
+      InputError: it is an image tower alone, for which there is no system; says what can be done with it.
     """
     if found.text is None:
+        values = {field.name: (getattr(found.image, field.name), field.default) for field in dataclasses.fields(found.image)}
+        given = {name: value for name, (value, default) in values.items() if value != default and name not in layout.TRAINING}
+        flags = " ".join(f"--system.image.{name.replace('_', '-')} {value}" for name, value in given.items())
         raise InputError(
-            "source: an image tower alone, and a checkpoint needs both towers; vlm_jax.models.convert.pretrained.load reads it in Python"
+            "an image tower alone, and a checkpoint has both towers. A run starts from it, such as that of configs/lit.py, with "
+            f"--init-from 'image/ <- hf:DIR' and {flags}; --part image --to hf writes it for transformers"
         )
     fields: dict[str, Any] = {"image": found.image, "text": found.text}
     fields |= {"mean": found.preprocessing.mean, "std": found.preprocessing.std}
     return siglip.Siglip(**fields) if found.family == "siglip" else clip.Clip(**fields)
+
+
+def preprocessing_of(config: configs.Config) -> layout.Preprocessing | None:
+    """How a run prepares images, at evaluation; None where it has none."""
+    stream, system = next(iter(config.streams.values())), config.system
+    if not hasattr(stream, "image") or not isinstance(system, two_tower.TwoTower):
+        return None
+    seen = stream.image
+    return layout.Preprocessing(
+        size=seen.size,
+        mean=system.mean,
+        std=system.std,
+        resize=seen.resize,
+        resize_to=seen.resize_to,
+        fill=seen.fill,
+        interpolation=seen.interpolation,
+    )
 
 
 def check_target(target: Path) -> None:
@@ -249,10 +286,11 @@ def _check_tokenizer(tokenizer: tokenizers.Tokenizer, tower: text.Config) -> Non
         )
 
 
-def card_of(source: Source, name: str, to: str) -> str:
+def facts_of(source: Source) -> dict[str, Any]:
+    """What a card says of the training."""
     config = source.config
     data: Any = next(iter(config.streams.values()))
-    trained = {
+    return {
         "system": type(config.system).__name__,
         "steps": source.step or "none here: imported",
         "batch size": config.batch_size,
@@ -262,5 +300,10 @@ def card_of(source: Source, name: str, to: str) -> str:
         "image size": data.image.size,
         "text length": data.tokenizer.length,
     }
+
+
+def card_of(source: Source, name: str, to: str) -> str:
+    """The model card of a source, written for another codebase or for us."""
     usage = _USAGE.get(to, f"python -m vlm_jax.evaluate --checkpoint {name} --evaluators.retrieval.data SHARDS")
-    return card.text(name, library=_LIBRARIES.get(to, "vlm_jax"), usage=usage, facts=trained, results=source.results, notes=source.notes)
+    library, facts = _LIBRARIES.get(to, "vlm_jax"), facts_of(source)
+    return card.text(name, library=library, usage=usage, facts=facts, results=source.results, notes=source.notes)

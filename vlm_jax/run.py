@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vlm_jax import config as configs
-from vlm_jax import errors, imported
+from vlm_jax import errors, image_tower, imported
+from vlm_jax import program as programs
 from vlm_jax.config import Config
 from vlm_jax.data import pipeline
 from vlm_jax.errors import InputError
@@ -28,7 +28,6 @@ from vlm_jax.training import (
     interruption,
     loop,
     sharding,
-    step,
     tree,
     watchdog,
 )
@@ -42,17 +41,12 @@ class Run:
 
     config: Config
     mesh: jax.sharding.Mesh
+    program: programs.Program
     model: states.Model
     intervals: loop.Intervals
     evaluate_every: dict[str, int]
     """Interval of each evaluator in steps."""
     suite: suites.Suite
-    rate: Any
-    """Learning rate by step."""
-    init: Any
-    step: Any
-    forward: Any
-    shardings: Any
     batches: Any
     order: dict[str, Any]
     """What the order of the data follows from; kept with every checkpoint and compared on resume."""
@@ -80,34 +74,22 @@ class Run:
         config = dataclasses.replace(config, data=_prepared(config.data))
         descriptions = {name: stream.describe() for name, stream in config.streams.items()}
         config.system.check(descriptions)
-        model = states.Model.of(config.system)
-        config.optimizer.check(tree.partition(model.params, config.system.frozen)[0])
 
         first = next(iter(config.streams))
         batch_size = config.streams[first].batch_size or config.batch_size
         examples = descriptions[first].train_records
         intervals, evaluate_every = _intervals(config, batch_size, examples)
-        rate = config.optimizer.rate(intervals.total, batch_size, examples)
-        transform, average = config.optimizer.transform(rate), config.optimizer.average()
-        settings = {
-            "dtype": jnp.dtype(config.precision),
-            "seed": config.seed,
-            "total_steps": intervals.total,
-            "steps_per_epoch": examples / batch_size,
-            "microbatches": config.microbatches,
-        }
-        init = functools.partial(
-            states.init, model, transform, average, seed=config.seed, frozen_dtype=jnp.dtype(config.frozen_dtype)
-        )
+        made = programs.Program.of(config, mesh, total_steps=intervals.total, batch_size=batch_size, examples=examples)
         return cls(
             config=config,
             mesh=mesh,
-            model=model,
+            program=made,
+            model=made.model,
             intervals=intervals,
             evaluate_every=evaluate_every,
             suite=suites.of(
                 config.evaluators,
-                model,
+                made.model,
                 mesh,
                 stream=config.streams[first],
                 batch_size=config.batch_size,
@@ -116,11 +98,6 @@ class Run:
                 name=name,
                 config=configs.to_json(config),
             ),
-            rate=rate,
-            init=init,
-            step=step.make(model, transform, average, **settings),
-            forward=step.make_forward(model, **settings),
-            shardings=sharding.shardings(jax.eval_shape(init), mesh),
             batches=pipeline.train_iterator(
                 config.streams,
                 batch_size=config.batch_size,
@@ -178,12 +155,12 @@ class Run:
         print(states.table(self.model, self.mesh, self.config.optimizer))
         print(self.summary)
         with jax.set_mesh(self.mesh):
-            state = jax.jit(self.init, out_shardings=self.shardings)()
+            state = self.program.start()
             sizes = {name: sum(x.nbytes for x in jax.tree.leaves(part)) for name, part in state.items()}
             batch = sharding.put_batch(next(self.batches), self.mesh)
             self.batches.close()
             began = time.perf_counter()
-            compiled = self._jitted().lower(state, batch).compile()
+            compiled = self.program.jitted().lower(state, batch).compile()
             compiling = time.perf_counter() - began
             began = time.perf_counter()
             state, metrics = compiled(state, batch)
@@ -196,17 +173,9 @@ class Run:
             print(f"one device: arguments {arguments:.1f} MB, temporary {temporary:.1f} MB, as the compiler reports them")
         print(f"compiled in {compiling:.1f} s, first step {time.perf_counter() - began:.2f} s, loss {loss:.4f}")
 
-    def _jitted(self):
-        return jax.jit(
-            self.step,
-            donate_argnums=0,
-            in_shardings=(self.shardings, sharding.batch_sharding(self.mesh)),
-            out_shardings=(self.shardings, None),
-        )
-
     def _start(self, checkpoints: checkpoint.Checkpoints, say) -> states.State:
         """The last checkpoint of the workdir, or fresh weights, or those that init_from names."""
-        found = checkpoints.resume(jax.eval_shape(self.init), self.mesh, self.config.on_corrupt)
+        found = checkpoints.resume(self.program.abstract, self.mesh, self.config.on_corrupt)
         if found is not None:
             latest, state, data = found
             before = data["order"]
@@ -219,7 +188,7 @@ class Run:
             self.batches.set_state(data["position"])
             say(f"resumed from step {latest} in {checkpoints.workdir}")
             return state
-        state = jax.jit(self.init, out_shardings=self.shardings)()
+        state = self.program.start()
         if self.config.init_from:
             loaded, words = self._initial_weights(state)
             state |= loaded
@@ -233,25 +202,32 @@ class Run:
         for source in map(initialization.Source.parse, self.config.init_from):
             if source.path not in stored:
                 stored[source.path] = self._stored(source.path)
-            leaves = self.config.system.adapt(source.take(stored[source.path]))
+            leaves = self.config.system.adapt(source.take(stored[source.path].leaves))
             try:
                 found.append((source, leaves | states.cast_like(tree.unflatten(leaves), like)))
             except InputError as error:
                 raise InputError(f"init_from {source.path}: {error}") from None
         filled, words = initialization.fill(list(like), found)
+        for path in dict.fromkeys(source.path for source, leaves in found if any(name.startswith("image/") for name in leaves)):
+            different = image_tower.prepared_differently(stored[path].preprocessing, self.config)
+            words += f"\n{path}: {different}" if different else ""
         state = {}
         for name in ("params", "frozen", "buffers"):
             own = tree.flatten(fresh[name])
             state[name] = tree.unflatten({path: filled[path].astype(x.dtype) if path in filled else x for path, x in own.items()})
-        state = jax.device_put(state, {name: self.shardings[name] for name in state})  # adapted ones may lie elsewhere
+        state = jax.device_put(state, {name: self.program.shardings[name] for name in state})  # adapted ones may lie elsewhere
         return state | {"average": self.config.optimizer.average().init(state["params"])}, words
 
-    def _stored(self, path: str) -> dict[str, jax.Array]:
-        """All parameters and buffers of a checkpoint by path, its moving average where it is to be used."""
-        other, workdir, at = configs.of_checkpoint(imported.resolve(path))
+    def _stored(self, path: str) -> image_tower.Weights:
+        """All parameters and buffers of a checkpoint or of a model of others, the moving average of ours where it is to be used."""
+        found = image_tower.weights_of_others(path)
+        if found is not None:
+            return found
+        other, workdir, at = configs.of_checkpoint(path)
         shapes = states.weights_of(states.Model.of(other.system))
         weights, _ = checkpoint.load_weights(workdir, at, shapes, self.mesh, on_corrupt=self.config.on_corrupt)
-        return tree.flatten(states.variables(weights, self.config.weights))
+        leaves = tree.flatten(states.variables(weights, self.config.weights))
+        return image_tower.Weights(leaves, imported.preprocessing_of(other))
 
     def _fit(
         self,
@@ -263,7 +239,7 @@ class Run:
         interrupted: interruption.Interruption,
     ) -> None:
         first_batch = next(self.batches)
-        forward = flops.forward(self.forward, state, sharding.put_batch(first_batch, self.mesh))
+        forward = flops.forward(self.program.forward, state, sharding.put_batch(first_batch, self.mesh))
         log = logs.Log(
             workdir,
             total_steps=self.intervals.total,
@@ -288,9 +264,9 @@ class Run:
             loop.fit(
                 state,
                 itertools.chain([first_batch], self.batches),
-                step=self._jitted(),
+                step=self.program.jitted(),
                 put=functools.partial(sharding.put_batch, mesh=self.mesh),
-                rate=self.rate,
+                rate=self.program.rate,
                 intervals=self.intervals,
                 log=log,
                 evaluate=evaluate,

@@ -65,6 +65,21 @@ def test_clip_of_openai_and_open_clip(oracles, tmp_path, activation, layout):
     assert found.layout.preprocessing.mean == (0.5, 0.4, 0.3)
 
 
+def test_a_sigmoid_model_with_the_own_towers_of_open_clip(oracles, tmp_path):
+    """Its built-in ViT trained with the sigmoid loss: CLIP's names and a bias of the logits."""
+    golden = Golden(oracles, "golden_clip_openai_keys_gelu")
+    golden.weights["logit_bias"] = np.float32(-9.5)
+    found = pretrained.load(golden.open_clip(tmp_path / "clip", init_logit_bias=-10))
+    image, words, scalars = towers(found)
+    outputs = jax.jit(lambda pixels, ids: {"image": image(pixels), "text": words(ids)})
+    below_limit(golden.differences(outputs(golden.images, golden.tokens)))
+    assert (found.layout.family, float(scalars["bias"])) == ("siglip", -9.5)
+    check(found, golden.weights)
+    made, contents = open_clip.write(found.layout)
+    assert contents[open_clip.NAME]["model_cfg"]["init_logit_bias"] == -10 and "custom_text" not in contents[open_clip.NAME]["model_cfg"]
+    assert made.to_theirs(found.params).keys() == golden.weights.keys()
+
+
 def test_clip_with_a_modified_resnet(oracles, tmp_path):
     golden = Golden(oracles, "golden_clip_resnet")
     found = pretrained.load(golden.open_clip(tmp_path / "clip", quick_gelu=True))  # as OpenAI trained them

@@ -21,6 +21,8 @@ parse = initialization.Source.parse
         ("runs/first", ("runs/first", "", "", None)),
         ("image/ <- runs/first", ("runs/first", "image/", "image/", None)),
         ("image/<-runs/a b", ("runs/a b", "image/", "image/", None)),
+        ("image/ without image/head/ <- x", ("x", "image/", "image/", None, "image/head/")),
+        ("a/ = b/ [1:] without a/c <- x", ("x", "a/", "b/", slice(1, None, None), "a/c")),
         ("text/blocks/ = image/blocks/[0:2] <- x", ("x", "text/blocks/", "image/blocks/", slice(0, 2, None))),
         ("image/blocks/[::2] <- x", ("x", "image/blocks/", "image/blocks/", slice(None, None, 2))),
         ("image/blocks/[-2:] <- x", ("x", "image/blocks/", "image/blocks/", slice(-2, None, None))),
@@ -28,11 +30,11 @@ parse = initialization.Source.parse
 )
 def test_a_source_is_read_as_it_is_written(text, want):
     found = parse(text)
-    assert (found.path, found.part, found.other, found.layers) == want
+    assert (found.path, found.part, found.other, found.layers, found.rest) == (*want, None)[:5]
 
 
 @pytest.mark.parametrize(
-    "text", ["image/ <- ", " <- x", "a=b=c <- x", "image/[2] <- x", "image/[0:2:0] <- x", "image/[a:b] <- x", "a b <- x"]
+    "text", ["image/ <- ", " <- x", "a=b=c <- x", "image/[2] <- x", "image/[0:2:0] <- x", "image/[a:b] <- x", "a b <- x", "a without <- x"]
 )
 def test_another_form_is_refused_with_the_form(text):
     with pytest.raises(InputError, match=r"init_from .*such as 'image/ <- runs/first'"):
@@ -62,6 +64,13 @@ def test_what_was_and_was_not_loaded_is_listed():
     ]
     with pytest.raises(InputError, match=r"init_from c: it has no text/table; name the parts that it has"):
         initialization.fill(model, [(parse("c"), STORED)])
+
+
+def test_what_is_left_without_stays_as_it_was_initialised():
+    source = parse("image/ without image/head/ <- a")
+    assert source.take(STORED).keys() == {"image/blocks/up/kernel", "image/blocks/up/bias"}
+    filled, words = initialization.fill(["image/blocks/up/kernel", "image/head/kernel"], [(source, source.take(STORED))])
+    assert list(filled) == ["image/blocks/up/kernel"] and words.endswith("freshly initialised: image/head/kernel")
 
 
 def test_of_two_sources_the_later_one_counts():

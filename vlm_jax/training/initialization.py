@@ -5,6 +5,7 @@ A source is written `PATH`, or `PART <- PATH` with a prefix of parameter paths. 
 
     runs/first                                  everything
     image/ <- runs/first                        the image tower
+    image/ without image/projection/ <- hf:DIR  the image tower but for its projection, which stays as it was initialised
     text/blocks/ = decoder/blocks/[::2] <- runs/second   every second block, under another name
 """
 
@@ -15,8 +16,10 @@ from typing import Any
 
 from vlm_jax.errors import InputError
 
-_FORM = "write PATH, PART <- PATH, or PART = OTHER[0:6] <- PATH, such as 'image/ <- runs/first'"
-_PART = re.compile(r"(?P<part>[^\s=\[\]]+)(\s*=\s*(?P<other>[^\s=\[\]]+))?\s*(?P<layers>\[[^\[\]]*\])?")
+_FORM = "write PATH, PART <- PATH, PART without REST <- PATH, or PART = OTHER[0:6] <- PATH, such as 'image/ <- runs/first'"
+_PART = re.compile(
+    r"(?P<part>[^\s=\[\]]+)(\s*=\s*(?P<other>[^\s=\[\]]+))?\s*(?P<layers>\[[^\[\]]*\])?(\s+without\s+(?P<rest>[^\s=\[\]]+))?"
+)
 _LAYERS = re.compile(r"\[(-?\d*):(-?\d*)(?::(\d*))?\]")
 _SHOWN = 4
 
@@ -32,6 +35,8 @@ class Source:
     """What the prefix is called there."""
     layers: slice | None = None
     """Of the leading axis; None: all, whatever the leading axes are."""
+    rest: str | None = None
+    """Prefix of the paths within the part that are not filled."""
 
     @classmethod
     def parse(cls, text: str) -> "Source":
@@ -51,7 +56,11 @@ class Source:
             if numbers is None or numbers[3] == "0":
                 raise InputError(f"init_from {text!r}: {found['layers']} is no range of layers; {_FORM}")
             layers = slice(*(int(n) if n else None for n in numbers.groups()))
-        return cls(path.strip(), part, other, layers)
+        return cls(path.strip(), part, other, layers, found["rest"])
+
+    def fills(self, path: str) -> bool:
+        """Whether a parameter of this name here is to come from the source."""
+        return path.startswith(self.part) and (self.rest is None or not path.startswith(self.rest))
 
     def take(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the stored leaves, by path, that are meant, under the names that they get here.
@@ -63,6 +72,7 @@ class Source:
         if not found:
             heads = sorted({path.split("/")[0] for path in stored})
             raise InputError(f"init_from {self.path}: no parameter begins with {self.other!r}; it has {', '.join(heads)}")
+        found = {path: x for path, x in found.items() if self.fills(path)}
         if self.layers is None:
             return found
         depths = {x.shape[:1] for x in found.values()}
@@ -87,10 +97,11 @@ def fill(model: Sequence[str], sources: Sequence[tuple[Source, Mapping[str, Any]
     """
     known, filled, lines = set(model), {}, []
     for source, leaves in sources:
-        missing = [path for path in model if path.startswith(source.part) and path not in leaves]
+        missing = [path for path in model if source.fills(path) and path not in leaves]
         if missing:
             raise InputError(
-                f"init_from {source.path}: it has no {_some(missing)}; name the parts that it has, such as 'image/ <- {source.path}'"
+                f"init_from {source.path}: it has no {_some(missing)}; name the parts that it has, such as 'image/ <- "
+                f"{source.path}', or leave some as they are: 'image/ without image/projection/ <- {source.path}'"
             )
         taken, left = [path for path in leaves if path in known], [path for path in leaves if path not in known]
         filled |= {path: leaves[path] for path in taken}

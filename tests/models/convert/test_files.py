@@ -123,6 +123,16 @@ def test_pickles_of_pytorch_need_pytorch(tmp_path):
         files.read(files.locate(tmp_path))
 
 
+def test_an_archive_of_torchscript_is_refused_with_the_conversion(tmp_path):
+    path = tmp_path / "RN50.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("RN50/data.pkl", "RN50/constants.pkl", "RN50/code/__torch__/multimodal/model.py"):
+            archive.writestr(name, b"\x80\x02}q\x00.")
+    with pytest.raises(InputError, match=r"TorchScript archive, .*jit\.load\('RN50\.pt', 'cpu'\)\.state_dict\(\)") as error:
+        files.read(path)
+    assert "\n" not in str(error.value)
+
+
 def test_a_path_without_weights_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no such file or directory"):
         files.locate(tmp_path / "nowhere")

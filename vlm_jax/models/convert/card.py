@@ -1,7 +1,13 @@
 """A model card: what the next person must know of weights that leave the house."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+Kind = Literal["two towers", "image tower"]
+_KINDS: dict[Kind, tuple[str, str]] = {
+    "two towers": ("zero-shot-image-classification", "Image and text towers with a common space, trained with vlm_jax."),
+    "image tower": ("image-feature-extraction", "An image tower, written by vlm_jax."),
+}
 
 _LIMITS = (
     "It was trained to match images and texts, and repeats the associations of its data, among them those about people. It is no basis "
@@ -18,6 +24,7 @@ def text(
     results: Sequence[Mapping[str, Any]],
     notes: Sequence[str] = (),
     limits: str = _LIMITS,
+    kind: Kind = "two towers",
 ) -> str:
     """The card as Markdown with the header that model hubs read.
 
@@ -28,8 +35,9 @@ def text(
       results: records of evaluation.json.
       notes: what was decided in the conversion.
     """
-    lines = ["---", f"library_name: {library}", "pipeline_tag: zero-shot-image-classification", "---", f"# {name}", ""]
-    lines += ["Image and text towers with a common space, trained with vlm_jax.", "", "```python", usage.strip(), "```", ""]
+    task, about = _KINDS[kind]
+    lines = ["---", f"library_name: {library}", f"pipeline_tag: {task}", "---", f"# {name}", ""]
+    lines += [about, "", "```python", usage.strip(), "```", ""]
     lines += ["## Training", "", *(f"- {_cell(key)}: {_cell(value)}" for key, value in facts.items()), ""]
     lines += ["## Evaluation", ""]
     if results:

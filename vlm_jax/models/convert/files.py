@@ -162,6 +162,7 @@ def _bfloat16(x: np.ndarray) -> np.ndarray:
 
 
 def _torch(path: Path) -> dict[str, np.ndarray]:
+    _refuse_torchscript(path)
     try:
         torch = importlib.import_module("torch")
     except ImportError:
@@ -179,6 +180,19 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"weights {path}: not a dict of tensors by name")
     prefix = "module." if all(name.startswith("module.") for name in loaded) else ""
     return {name.removeprefix(prefix): _of_tensor(torch, x) for name, x in loaded.items()}
+
+
+def _refuse_torchscript(path: Path) -> None:
+    """An archive of TorchScript holds a program beside its weights; no reader takes only the latter."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise InputError(
+                f"weights {path}: a TorchScript archive, as OpenAI publishes CLIP, and its program is not run here; where you trust it, "
+                f'write its weights: python -c "import torch; torch.save(torch.jit.load({path.name!r}, \'cpu\').state_dict(), \'weights.pt\')", '
+                "and give that file, with an open_clip_config.json beside it"
+            )
 
 
 def _of_tensor(torch: Any, x: Any) -> np.ndarray:

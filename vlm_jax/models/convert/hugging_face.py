@@ -441,6 +441,8 @@ def _vit_json(model: layout.Layout) -> dict[str, Any]:
 def _preprocessor_json(model: layout.Layout) -> dict[str, Any]:
     seen = model.preprocessing
     kind = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor", "image": "ViTImageProcessor"}[model.family]
+    if model.family == "image" and seen.resize == "shortest":
+        kind = "CLIPImageProcessor"  # that of ViT squashes
     if seen.resize == "longest":
         raise InputError(f"preprocessing.resize longest: {kind} does not pad; export it to open_clip")
     if seen.resize == "squash" and seen.resize_to not in (0, seen.size):

@@ -13,6 +13,8 @@ from vlm_jax.models import resnet, vit
 from vlm_jax.models import text as text_towers
 from vlm_jax.models.convert import mapping
 
+TRAINING = ("loop", "remat", "init", "position_resize", "pad_id")
+"""Fields of our towers that change nothing of what their weights compute."""
 Family = Literal["clip", "siglip", "image"]
 """Two towers with a scale, two towers with scale and bias, an image tower alone."""
 
@@ -75,12 +77,11 @@ class Layout:
 
 def refuse_differences(model: Layout, made: Layout, name: str) -> None:
     """Raises InputError for the first field of the model that is lost when it is written and read again."""
-    training = {"loop", "remat", "init", "position_resize", "pad_id"}
     for part in ("image", "text", "preprocessing"):
         have, get = getattr(model, part), getattr(made, part)
         for field in () if have is None else have.__dataclass_fields__:
             ours, theirs = getattr(have, field), getattr(get, field, None)
-            if field not in training and ours != theirs and not (field == "resize_to" and {ours, theirs} <= {0, model.preprocessing.size}):
+            if field not in TRAINING and ours != theirs and not (field == "resize_to" and {ours, theirs} <= {0, model.preprocessing.size}):
                 raise InputError(f"{part}.{field} {ours!r}: {name} has no place for it, only for {theirs!r}")
 
 
