@@ -66,7 +66,7 @@ def _run(arguments: Arguments) -> int:
 
         result = conversion.convert(source, arguments.target, arguments.options, workers=arguments.workers, progress=tell)
     seconds = time.perf_counter() - began
-    facts = {"source": arguments.source, "data": source.fingerprint, "shards": len(result.paths), **dataclasses.asdict(arguments.options)}
+    facts = {"source": arguments.source, "data": source.fingerprint, **dataclasses.asdict(arguments.options), "shards": len(result.paths)}
     shown = [(images.decode(example["image"]), example["captions"]) for example in conversion.samples(result.paths, SAMPLES)]
     page = data_page.page(arguments.target, result.statistics, reasons=result.reasons, facts=facts, samples=shown)
     files.write_text(f"{arguments.target}.html", page)

@@ -77,14 +77,16 @@ def _figures(statistics: stats.Statistics) -> list[Markup | None]:
 
 
 def _histogram(axis: str, groups: Mapping[str, Mapping[int, int]]) -> base.Histogram:
-    """Bars of equal whole widths; the last hundredth of long tails is in the last bar."""
+    """Bars of equal whole widths around whole numbers, five or more; the last hundredth of long tails is in the last bar."""
     low = min(min(counts) for counts in groups.values())
     high = max(stats.quantile(counts, 0.99) for counts in groups.values())
+    if high - low < 4:
+        low, high = low - 2, high + 2
     width = max(1, -(-(high - low + 1) // BINS))
-    edges = np.arange(low, high + width + 1, width)
+    edges = np.arange(low, high + width + 1, width) - 0.5
     counted = {}
     for name, counts in groups.items():
-        values = np.minimum(np.array(list(counts)), edges[-1] - 1)
+        values = np.minimum(np.array(list(counts)), edges[-1] - 0.5)
         counted[name] = np.histogram(values, edges, weights=np.array(list(counts.values())))[0]
     return base.Histogram(axis, edges, counted)
 
