@@ -48,7 +48,7 @@ def finished(tiny_world, tmp_path_factory) -> Path:
     run.config.data.keep(str(workdir))
     checkpoints = checkpoint.Checkpoints(workdir, 2)
     with jax.set_mesh(run.mesh):
-        state = jax.jit(run.init, out_shardings=run.shardings)()
+        state = run.program.start()
         for step in (3, 6):
             state["average"] = jax.tree.map(lambda x: x + 0.01, state["average"])
             checkpoints.save(step, state, {})

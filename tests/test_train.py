@@ -176,7 +176,7 @@ def _curve(tiny_world, tmp_path, devices, *more):
     flags = _flags(tiny_world, tmp_path / "curve", "--steps", "20", "--save-every", "0", *more)
     run = runs.Run.build(configs.parse(default, flags, prog="test", description=""), name="tiny", devices=devices)
     with jax.set_mesh(run.mesh):
-        state, step, losses = jax.jit(run.init, out_shardings=run.shardings)(), run._jitted(), []
+        state, step, losses = run.program.start(), run.program.jitted(), []
         for _ in range(20):
             state, metrics = step(state, sharding.put_batch(next(run.batches), run.mesh))
             losses.append(float(metrics["loss"]))
