@@ -72,6 +72,7 @@ ANY = st.text(st.characters(codec="utf-8"), max_size=40) | st.text("aAB.,'-/ 0<>
 
 
 @hypothesis.given(st.lists(ANY, max_size=4))
+@hypothesis.example(["<a - b>", "5 - 7/8", "(555) 123-4567", "\xa0.\xa0"])
 @hypothesis.settings(deadline=None, max_examples=60)
 def test_every_text_gives_words_in_lower_case_without_blanks_or_punctuation(captions):
     found = ptb.tokenize(captions)

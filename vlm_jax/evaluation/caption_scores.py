@@ -220,10 +220,9 @@ def _is_caption(entry: Any) -> bool:
 
 
 def _some(ids: Sequence[str]) -> str:
-    """`image 7` or `3 images (7, 9, 12)`."""
-    if len(ids) == 1:
-        return f"image {ids[0]!r}"
-    return f"{len(ids):,} images ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
+    """`image 7` or `3 images (7, 9, 12)`, without what a terminal would obey."""
+    shown = [key if key.isprintable() else ascii(key) for key in ids[:5]]
+    return f"image {shown[0]}" if len(ids) == 1 else f"{len(ids):,} images ({', '.join(shown)}{', ...' if len(ids) > 5 else ''})"
 
 
 if __name__ == "__main__":
