@@ -48,7 +48,7 @@ def assert_same(left, right):
 def test_a_batch_has_its_fields(stream):
     assert {name: (value.shape, value.dtype.name) for name, value in batches(stream, 1)[0].items()} == {
         "frames": ((BATCH, 4, 24, 24, 3), "uint8"), "tokens": ((BATCH, 24), "int32"), "example": ((BATCH,), "int32"),
-    }  # fmt: skip
+    } == {name: ((BATCH, *shape), dtype) for name, (shape, dtype) in stream.fields().items()}  # fmt: skip
     assert stream.describe().images == 4
 
 

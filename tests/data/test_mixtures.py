@@ -91,6 +91,11 @@ def test_rows_are_those_of_their_parts(parts, reference):
             assert tokens.tolist() in tokenizer(captions).tolist()
 
 
+def test_a_batch_has_its_fields(mixture, reference):
+    found = {name: (value.shape[1:], value.dtype.name) for name, value in reference[0].items()}
+    assert found == mixture.fields() and found["source"] == ((), "int32")
+
+
 def test_parts_follow_their_own_epochs(mixture):
     by_part = collections.defaultdict(list)
     for source, index in taken(batches(mixture, steps=30)):

@@ -55,13 +55,13 @@ def examples(run) -> list[int]:
     return [int(i) for batch in run for i in batch["pairs"]["example"]]
 
 
-def test_a_batch_has_its_fields(reference):
+def test_a_batch_has_its_fields(pairs, reference):
     batch = reference[0]["pairs"]
     assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
         "image": ((BATCH, 8, 8, 3), "uint8"),
         "tokens": ((BATCH, 24), "int32"),
         "example": ((BATCH,), "int32"),
-    }
+    } == {name: ((BATCH, *shape), dtype) for name, (shape, dtype) in pairs.fields().items()}
 
 
 def test_rows_belong_to_the_record_they_name(pairs, reference):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from vlm_jax import errors
-from vlm_jax.data import captions, collate, pipeline, sources
+from vlm_jax.data import batches, captions, collate, pipeline, sources
 from vlm_jax.data.sources import clips
 
 
@@ -36,6 +36,12 @@ class Clips(pipeline.Pairs):
     def describe(self) -> pipeline.Description:
         """As that of pairs; `images` are the frames."""
         return dataclasses.replace(super().describe(), images=self.frames)
+
+    def fields(self) -> batches.Fields:
+        """Of an example, known without data."""
+        fields = super().fields()
+        shape, dtype = fields.pop("image")
+        return {"frames": ((self.frames, *shape), dtype)} | fields
 
     def row(self, example: sources.Example, index: int, caption: captions.Rule | int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """An example of the source as the fields of a batch, without the batch axis."""

@@ -132,6 +132,10 @@ class Mixture:
             fingerprint="; ".join(f"{counts[name]} of {PERIOD} from {name}, {found[name].fingerprint}" for name in found),
         )
 
+    def fields(self) -> batches.Fields:
+        """Of an example, known without data."""
+        return self._first.fields() | {"source": ((), "int32")}
+
     def examples(self, seed: int) -> batches.Examples:
         """Training examples by position, with the number of their part as `source`; an epoch has as many as all parts together."""
         order, *_ = np.random.SeedSequence([seed, 0]).generate_state(1)

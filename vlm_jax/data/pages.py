@@ -112,6 +112,16 @@ class Pages:
             chunk_end_id=self.form.chunk_end_id,
         )
 
+    def fields(self) -> batches.Fields:
+        """Of a row, known without data."""
+        tokens, size = (self.tokenizer.length,), self.image.size
+        return dict.fromkeys(("tokens", "segments", "positions", "image_index"), (tokens, "int32")) | {
+            "loss_weights": (tokens, "float32"),
+            "images": ((self.images, size, size, 3), "uint8"),
+            "image_segments": ((self.images,), "int32"),
+            "example": ((), "int32"),
+        }
+
     def examples(self, seed: int) -> batches.Examples:
         """Rows by position; positions beyond the first epoch are the following ones, shuffled anew."""
         order, draws = np.random.SeedSequence(seed).generate_state(2)

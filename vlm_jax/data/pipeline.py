@@ -62,6 +62,8 @@ class Stream(Protocol):
 
     def describe(self) -> Description: ...
 
+    def fields(self) -> batches.Fields: ...
+
     def examples(self, seed: int) -> batches.Examples: ...
 
     def keep(self, folder: str) -> None: ...
@@ -76,8 +78,8 @@ class Pairs:
     stream: ClassVar[str] = "pairs"
 
     train: str
-    """Training data: shards (.tar, .array_record, .npz) by braces {00000..00041}, lists {a,b}, globs, several joined by ::; a folder of
-    images; tfds:NAME/SPLIT. See docs/data.md."""
+    """Training data: files (.tar, .array_record, .parquet, .csv, .tsv, .jsonl, .json of COCO, .npz) by braces {00000..00041}, lists
+    {a,b}, globs, several joined by ::; a folder of images; tfds:NAME/SPLIT. See docs/data.md."""
     val: str
     """Validation data, in the same form."""
     tokenizer: text.Tokenizer
@@ -141,6 +143,14 @@ class Pairs:
             val_records=len(self.open(self.val, "val")),
             fingerprint=train.fingerprint + self.image.fingerprint,
         )
+
+    def fields(self) -> batches.Fields:
+        """Of an example, known without data."""
+        return {
+            "image": ((self.image.size, self.image.size, 3), "uint8"),
+            "tokens": ((self.tokenizer.length,), "int32"),
+            "example": ((), "int32"),
+        }
 
     def examples(self, seed: int) -> batches.Examples:
         """Training examples by position; indices beyond the first epoch are the following ones, shuffled anew."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vlm_jax import program as programs
 from vlm_jax.config import Config
@@ -60,22 +59,12 @@ def program(config: Config, mesh: Any, examples: int | None = None) -> programs.
 
 
 def batch(config: Config) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """The arrays of a batch of images with texts, as the pipeline makes them.
-
-    Raises:
-      InputError: a stream of another kind.
-    """
-    shapes = {}
-    for name, stream in config.streams.items():
-        if stream.stream != "pairs":
-            raise InputError(f"data {name!r}: a stream of {stream.stream} has no shapes to plan with; only pairs have")
-        b, size = stream.batch_size or config.batch_size, stream.image.size
-        shapes[name] = {
-            "image": jax.ShapeDtypeStruct((b, size, size, 3), jnp.uint8),
-            "tokens": jax.ShapeDtypeStruct((b, stream.tokenizer.length), jnp.int32),
-            "example": jax.ShapeDtypeStruct((b,), jnp.int32),
-        }
-    return shapes
+    """The arrays of a batch, as the pipeline makes them."""
+    sizes = {name: stream.batch_size or config.batch_size for name, stream in config.streams.items()}
+    return {
+        name: {field: jax.ShapeDtypeStruct((sizes[name], *shape), dtype) for field, (shape, dtype) in stream.fields().items()}
+        for name, stream in config.streams.items()
+    }
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
