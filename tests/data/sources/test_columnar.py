@@ -37,7 +37,7 @@ def test_rows_come_from_anywhere_and_few_groups_are_kept(tmp_path, write_parquet
         write_parquet(tmp_path / f"{name}.parquet", {"image": part, "text": ["t"] * len(part)}, rows=2)
     monkeypatch.setattr(columnar, "KEPT", 10)
     source = sources.open_source(str(tmp_path / "*.parquet"))
-    assert "6 row groups of 0 MB: in shuffled order each example reads a whole one; to train, write ArrayRecord shards" in caplog.text
+    assert "6 row groups of 0 MB: in shuffled order each example reads a whole one; to train, data/to_array_record.py" in caplog.text
     order = [3, 9, 0, 6, 7, 3, 2, 8]
     assert [source[i]["image"] for i in order] == [IMAGES[i] for i in order]
     assert len(source._loaded) == 2 and source.where(8) == f"{tmp_path}/b.parquet: row 1"

@@ -155,7 +155,7 @@ class Parquet(_Columnar):
         groups = sum(map(len, self._groups))
         if groups > 2 and self._bytes > KEPT:
             logging.getLogger(__name__).warning(
-                "%s: %d row groups of %d MB: in shuffled order each example reads a whole one; to train, write ArrayRecord shards",
+                "%s: %d row groups of %d MB: in shuffled order each example reads a whole one; to train, data/to_array_record.py",
                 paths[0], groups, self._bytes // groups // 2**20,
             )  # fmt: skip
 
