@@ -155,8 +155,15 @@ def make(
         exchange_milliseconds=result.exchange_milliseconds if result else None,
         collectives=result.collectives if result else None,
         compile_seconds=result.seconds if result else None,
-        note=result.note if result else f"libtpu is not installed: {tpu.INSTALL}",
+        note=_note(result, slices),
     )
+
+
+def _note(result: compiled.Compiled | None, slices: int) -> str:
+    if result is None:
+        return f"libtpu is not installed: {tpu.INSTALL}"
+    between = slices > 1 and result.collectives is not None
+    return "what goes from slice to slice is sent by the hosts and is not among the exchanges" if between else result.note
 
 
 def remat(system: Any) -> str:
