@@ -82,7 +82,8 @@ def _exchanges(plan: Plan) -> Markup | None:
         for found in plan.collectives
     ]
     table = element("table", element("thead", element("tr", head)), element("tbody", rows), class_="planned")
-    return element("section", element("h2", "Exchanges of a step, on one device"), element("div", table, class_="wide"))
+    note = element("p", plan.note, class_="soft small") if plan.note else None
+    return element("section", element("h2", "Exchanges of a step, on one device"), element("div", table, class_="wide"), note)
 
 
 def _searched(plans: Sequence[Plan]) -> Markup:
