@@ -61,6 +61,7 @@ def export(source: imported.Source, target: Path, to: str) -> tuple[str, ...]:
     model = layout_of(source.config)
     made, contents = WRITERS[to](model)
     weights = made.to_theirs({path: np.asarray(x) for path, x in tree.flatten(source.variables).items()})
+    target.mkdir(parents=True, exist_ok=True)
     files.write_safetensors(target / _WEIGHTS[to], weights, format="pt")
     for name, content in contents.items():
         files.write_json(target / name, content)
@@ -127,7 +128,6 @@ def main(arguments: Sequence[str]) -> int:
     source = imported.load(
         options.source, allow=options.allow, image_size=options.image_size, tokenizer=options.tokenizer, weights=options.weights
     )
-    target.mkdir(parents=True, exist_ok=True)
     notes = source.notes
     if options.to == "vlm_jax":
         imported.save(source, target)

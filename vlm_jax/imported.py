@@ -248,27 +248,30 @@ def save(source: Source, target: Path) -> None:
     """Writes a checkpoint of ours, at the step of the source and without an optimizer's state: to evaluate, export or start from.
 
     Raises:
-      InputError: the vocabulary does not fit the text tower.
+      InputError: the vocabulary does not fit the text tower; nothing is written then.
     """
     system: Any = source.config.system
     model = states.Model.of(system)
     flat, buffers = tree.flatten(source.variables), tree.flatten(model.buffers)
     params, frozen = tree.partition(tree.unflatten({path: x for path, x in flat.items() if path not in buffers}), system.frozen)
     config: Any = dataclasses.replace(source.config, workdir=str(target))
+    states.cast_like(source.variables, tree.flatten(model.params) | tree.flatten(model.buffers))
     if source.vocabulary is not None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"vocabulary{source.vocabulary.suffix}"
             file.write_bytes(source.vocabulary.content)
             tokenizer = dataclasses.replace(config.data.tokenizer, path=str(file))
             _check_tokenizer(tokenizer, system.text)
+            target.mkdir(parents=True, exist_ok=True)
             tokenizer.keep(target, config.data.stream)
         config = dataclasses.replace(config, data=config.data.kept(str(target)))
     elif config.data.tokenizer.path:
         _check_tokenizer(config.data.tokenizer, system.text)
+        target.mkdir(parents=True, exist_ok=True)
         config.data.keep(str(target))
-    states.cast_like(source.variables, tree.flatten(model.params) | tree.flatten(model.buffers))
     statistics = tree.unflatten({path: flat[path] for path in buffers})
     weights = {"params": params, "frozen": frozen, "buffers": statistics, "average": {}}
+    target.mkdir(parents=True, exist_ok=True)
     checkpoint.save_weights(target, source.step, jax.tree.map(jnp.asarray, weights))
     files.write_text(target / "README.md", card_of(source, target.name, "vlm_jax"))
     configs.save(target / "config.json", config)

@@ -188,10 +188,10 @@ def _refuse_torchscript(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            program = f"import torch; torch.save(torch.jit.load({path.name!r}, 'cpu').state_dict(), 'weights.pt')"
             raise InputError(
                 f"weights {path}: a TorchScript archive, as OpenAI publishes CLIP, and its program is not run here; where you trust it, "
-                f'write its weights: python -c "import torch; torch.save(torch.jit.load({path.name!r}, \'cpu\').state_dict(), \'weights.pt\')", '
-                "and give that file, with an open_clip_config.json beside it"
+                f'write its weights: python -c "{program}", and give that file, with an open_clip_config.json beside it'
             )
 
 

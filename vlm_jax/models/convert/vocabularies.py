@@ -90,7 +90,12 @@ def write_sentencepiece(folder: Path, source: Path, *, pad: Literal["pad", "eos"
 def _merges(folder: Path) -> bytes | None:
     """merges.txt, or what tokenizer.json says of byte pairs with CLIP's end of words."""
     if (folder / "merges.txt").is_file():
-        return (folder / "merges.txt").read_bytes()
+        content = (folder / "merges.txt").read_bytes()
+        try:
+            content.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"tokenizer {folder / 'merges.txt'}: no merges of byte pairs ({error})") from None
+        return content
     if not (folder / "tokenizer.json").is_file():
         return None
     content = files.read_json(folder / "tokenizer.json", "tokenizer")
