@@ -68,7 +68,8 @@ start() {
   exec 9>>"$run/lock"
   flock -n 9 || { report running && return; }
   while read -r bucket; do
-    mount_bucket "$bucket" >"$run/mount" 2>&1 || { sed "s/^/$host: /" "$run/mount" && report start failed && return; }
+    # Without the lock, which the process that serves the mount would keep.
+    mount_bucket "$bucket" >"$run/mount" 2>&1 9>&- || { sed "s/^/$host: /" "$run/mount" && report start failed && return; }
   done < <(printf '%s\n' "${@:2}" | grep -o 'gs://[^/]*' | sed 's|gs://||' | sort -u)
   [ -x "$(environment)/bin/python" ] || { echo "$host: no environment; launch_tpu.sh setup makes it" && report start failed && return; }
   arguments=("${@//gs:\/\//$HOME/gs/}")

@@ -37,6 +37,8 @@ STUBS = {
         [ "$1 $2 $3" = "--implicit-dirs --rename-dir-limit=100000 --metadata-cache-ttl-secs=0" ] || exit 2
         [ -d "$FAKE_CLOUD/buckets/$4" ] || { echo "Error: bucket $4: permission denied" && exit 1; }
         rmdir "$5" && ln -s "$FAKE_CLOUD/buckets/$4" "$5"
+        setsid sleep 300 </dev/null >/dev/null 2>&1 & # it stays to serve the mount
+        echo "$!" >>"$FAKE_CLOUD/daemons"
     """,
     "python3.13": """
         [ "$1" = -c ] && exit
@@ -74,6 +76,7 @@ class Cloud:
     """A checkout with one commit, and the played cloud."""
 
     def __init__(self, folder: Path):
+        self.launchers: list[subprocess.Popen] = []
         self.folder, self.checkout, self.poll = folder / "cloud", folder / "checkout", "0.2"
         for name in SHIPPED:
             (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
@@ -109,14 +112,10 @@ class Cloud:
     def start(self, command: str, *arguments: str) -> subprocess.Popen:
         at = arguments.index("--") if "--" in arguments else len(arguments)
         options = (*arguments[:at], "--poll", self.poll, "--backoff", "0", "--grace", "1", *arguments[at:])
-        return subprocess.Popen(
-            ["bash", "launch_tpu.sh", command, *options],
-            cwd=self.checkout,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        words = ["bash", "launch_tpu.sh", command, *options]
+        said = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.launchers.append(subprocess.Popen(words, cwd=self.checkout, env=self.environment, **said))
+        return self.launchers[-1]
 
     def launch(self, command: str, *arguments: str) -> tuple[int, str]:
         """Exit code, and what was said."""
@@ -140,7 +139,13 @@ def cloud(tmp_path, monkeypatch):
     cloud = Cloud(tmp_path)
     monkeypatch.setenv("FAKE_CLOUD", str(cloud.folder))
     yield cloud
+    for launcher in cloud.launchers:
+        launcher.kill()
+        launcher.communicate()
     fake_gcloud().take_away(cloud.folder / "homes")
+    daemons = cloud.folder / "daemons"
+    for daemon in map(int, daemons.read_text().split() if daemons.exists() else ()):
+        os.kill(daemon, signal.SIGKILL)
 
 
 def fake_gcloud():
