@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vlm_jax import errors
-from vlm_jax.data import images, packing, pages, pipeline, records, text
+from vlm_jax.data import images, mixtures, packing, pages, pipeline, records, text
 from vlm_jax.data.sources import documents
 
 BATCH, STEPS = 8, 5
@@ -176,6 +176,24 @@ def test_streams_of_different_kinds_step_together_with_workers_and_without(strea
     said = iterator.metrics()
     iterator.close()
     assert said["pages/fill"] > 0.85 and said["pages/epochs"] == 0
+
+
+def test_documents_are_mixed_as_pairs_are(stream, reference, folder):
+    lines = (folder / "docs.jsonl").read_text().splitlines()[:9]
+    (folder / "few.jsonl").write_text("\n".join(lines))
+    (folder / "bad.jsonl").write_text('{"items": [{"image": "gone.png"}, {"text": "a thing here and there"}]}\n' * 40)
+    parts = {"all": stream, **{name: dataclasses.replace(stream, train=f"{folder}/{name}.jsonl") for name in ("few", "bad")}}
+    mixed = mixtures.Mixture(parts, {"all": 2, "few": 1, "bad": 1})
+    lenient = dataclasses.replace(mixed, parts=parts | {"bad": dataclasses.replace(parts["bad"], bad_records=1.0)})
+    iterator = pipeline.train_iterator({"pages": lenient}, batch_size=BATCH, seed=3)
+    batch, said = next(iterator)["pages"], iterator.metrics()
+    iterator.close()
+    counts = [int((batch["source"] == part).sum()) for part in range(3)]
+    assert counts == [said[f"pages/{name}/examples"] for name in parts] and all(counts)
+    assert batch.keys() == reference[0]["pages"].keys() | {"source"} and said["pages/few/fill"] > 0.5
+    assert not batch["image_segments"][batch["source"] == 2].any()
+    with pytest.raises(errors.InputError, match=r"data.bad_records 0.1 of pages/bad: .* cannot be used"):
+        batches(mixed, steps=20)
 
 
 def test_a_broken_image_is_blank_and_changes_nothing_else(stream, reference, folder, tmp_path):

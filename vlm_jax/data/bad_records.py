@@ -131,6 +131,7 @@ class Account:
         lines = []
         for name, row, record in bad:
             self._bad[name] += 1
+            self._seen[name] = max(self._seen[name], self._bad[name])  # where the rows are an average
             self._reasons[name][_kind(record.reason, self._reasons[name])] += 1
             if len(self._first[name]) < _SHOWN:
                 self._first[name].append(f"{record.where}: {record.reason}")

@@ -154,8 +154,9 @@ class Mixture:
 
         def metrics(count: int) -> dict[str, float]:
             said = {}
-            for name, taken in zip(parts, mixed.before(count), strict=True):
+            for (name, part), taken in zip(parts.items(), mixed.before(count), strict=True):
                 said |= {f"{name}/examples": taken, f"{name}/epochs": taken / lengths[name]}
+                said |= {f"{name}/{metric}": value for metric, value in part.metrics(taken).items()}
             return said
 
         return batches.Examples(_Mixed({name: part.rows for name, part in parts.items()}, mixed), allowed, metrics)
