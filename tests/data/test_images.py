@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, JpegImagePlugin
 
 from vlm_jax import errors
-from vlm_jax.data import colours, decoding, images, records
+from vlm_jax.data import colours, decoding, images, pipeline, records, text
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -391,3 +391,15 @@ def test_the_decoder_is_settled_at_the_start_and_part_of_the_data(monkeypatch):
 def test_jitter_that_cannot_work_is_refused_by_name(fields, message):
     with pytest.raises(errors.InputError, match=message):
         colours.Jitter(**fields)
+
+
+def test_data_decoded_otherwise_are_other_data(pair_tars, piece_model, monkeypatch):
+    monkeypatch.setattr(decoding, "simplejpeg", object())
+
+    def described(decoder):
+        stream = pipeline.Pairs(pair_tars, pair_tars, text.Tokenizer(piece_model, 16), images.Transform(16, decoder=decoder))
+        return stream.prepared().describe().fingerprint
+
+    assert described("auto") == described("simplejpeg") == described("pillow") + ", decoded by simplejpeg"
+    monkeypatch.setattr(decoding, "simplejpeg", None)
+    assert described("auto") == described("pillow"), "a run that began with the other is told so when it goes on"

@@ -21,7 +21,8 @@ def test_the_page_tells_counts_reasons_and_facts():
     for text in ("<b>3</b>", "<b>7</b>", "no &lt;image&gt;", "a &lt;title&gt;", "&lt;b&gt;one&lt;/b&gt;", "and 2 more", "512", "3 JPEG"):
         assert text in page
     assert page.index("torn") < page.index("no &lt;image&gt;"), "the most frequent first"
-    assert "captions: 3, mean 3.67" in page and "width: 3, mean 10" in page and "height: 3, mean 30" in page
+    for name, mean in (("captions", "3.67"), ("width", "10"), ("height", "30"), ("images", "1")):
+        assert f"<bdi>{name}</bdi>: 3, mean {mean}</span>" in page
     assert "default-src &#x27;none&#x27;" in page and "<script" not in page
 
 
