@@ -160,3 +160,5 @@ def test_what_the_other_codebase_cannot_build_is_not_exported(clip, tmp_path, mo
     other = dataclasses.replace(found, **{tower: dataclasses.replace(getattr(found, tower), **changes)})
     with pytest.raises(InputError, match=rf"{tower}\.({'|'.join(changes)})|pool_type"):
         module.write(other)
+    stem = dataclasses.replace(found.image, stem_depth=1, stem_channels=32)
+    module.write(dataclasses.replace(found, image=stem))  # of a stem that it does not have

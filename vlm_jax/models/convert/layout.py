@@ -15,6 +15,8 @@ from vlm_jax.models.convert import mapping
 
 TRAINING = ("loop", "remat", "init", "position_resize", "pad_id")
 """Fields of our towers that change nothing of what their weights compute."""
+CONVOLUTIONAL = ("stem_channels", "stem_depth")
+"""Fields of a ViT that mean nothing where its stem is one of patches."""
 Family = Literal["clip", "siglip", "image"]
 """Two towers with a scale, two towers with scale and bias, an image tower alone."""
 
@@ -79,9 +81,11 @@ def refuse_differences(model: Layout, made: Layout, name: str) -> None:
     """Raises InputError for the first field of the model that is lost when it is written and read again."""
     for part in ("image", "text", "preprocessing"):
         have, get = getattr(model, part), getattr(made, part)
+        unused = CONVOLUTIONAL if getattr(have, "stem", None) == "patch" else ()
         for field in () if have is None else have.__dataclass_fields__:
             ours, theirs = getattr(have, field), getattr(get, field, None)
-            if field not in TRAINING and ours != theirs and not (field == "resize_to" and {ours, theirs} <= {0, model.preprocessing.size}):
+            same = ours == theirs or (field == "resize_to" and {ours, theirs} <= {0, model.preprocessing.size})
+            if field not in (*TRAINING, *unused) and not same:
                 raise InputError(f"{part}.{field} {ours!r}: {name} has no place for it, only for {theirs!r}")
 
 
