@@ -98,6 +98,7 @@ def search(config: Config, recipe: str, target: Target, say: Callable[[str], obj
         found.append(_make(config, recipe, target, fields))
         say(words.table(found[-1:]).splitlines()[1])
 
+    say(words.table([]).splitlines()[0])
     attempt({})
     for name, values in _values(config, target).items():
         best = min(found, key=_rank)
