@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlm_jax import config as configs
-from vlm_jax import convert, evaluate, imported, plan, run, train
+from vlm_jax import convert, evaluate, image_tower, imported, plan, run, train
 from vlm_jax.evaluation import caption_scores
 from vlm_jax.training import checkpoint
 
@@ -187,7 +187,7 @@ class Checker:
         class Parsed(Exception):
             """The command line is understood."""
 
-        def load(path: str, **_):
+        def load(path: str, *_, **__):
             read.append(path)
             if path.startswith("runs/"):
                 assert path in self.runs, f"{path}: no command above makes it"
@@ -195,6 +195,7 @@ class Checker:
                 raise Parsed
 
         self.monkeypatch.setattr(imported, "load", load)
+        self.monkeypatch.setattr(image_tower, "export", load)
         self.monkeypatch.setattr(imported, "check_target", lambda target: None)
         with pytest.raises(Parsed):
             convert.main(arguments)
