@@ -17,7 +17,7 @@ def _log(workdir, first=0, total=6):
     return logs.Log(workdir, total_steps=total, first_step=first, batch_size=8, flops_per_example=1e9, peak_flops=1e12)
 
 
-def _fit(tmp_path, *, losses, log_every=1, evaluate_every=2, save_every=3, max_skipped=2, signal_at=0):
+def _fit(tmp_path, *, losses, log_every=1, evaluate_every=2, save_every=3, max_skipped=2, signal_at=0, of_data=dict):
     """Runs the loop over steps with these losses; returns what happened, in order."""
     events = []
     interrupted = interruption.Interruption()
@@ -50,6 +50,7 @@ def _fit(tmp_path, *, losses, log_every=1, evaluate_every=2, save_every=3, max_s
                 account=goodput.Goodput(tmp_path, time.time()),
                 watchdog=watchdog.Watchdog(0),
                 interruption=interrupted,
+                of_data=of_data,
             )
     except Preempted as stopped:
         events.append(str(stopped))
@@ -74,6 +75,12 @@ def test_a_signal_saves_after_its_step_and_ends_the_run(tmp_path):
 def test_a_signal_during_the_last_step_changes_nothing(tmp_path):
     events, _ = _fit(tmp_path, losses=[1.0, 2.0], evaluate_every=0, save_every=0, signal_at=2)
     assert events == ["batch 0", "batch 1", "evaluate 2", "save 2"]
+
+
+def test_what_the_data_say_is_logged_with_the_step_that_was_fed(tmp_path):
+    fed = iter(range(12, 100, 12))
+    _, rows = _fit(tmp_path, losses=[1.0, 2.0, 3.0], evaluate_every=0, save_every=0, of_data=lambda: {"pairs/web/examples": next(fed)})
+    assert [(row["step"], row["pairs/web/examples"]) for row in rows] == [(1, 12), (2, 24), (3, 36)]
 
 
 def test_metrics_are_stamped_with_their_own_step(tmp_path):
