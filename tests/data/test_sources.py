@@ -84,6 +84,17 @@ def test_other_suffixes_are_refused(tmp_path, name, message):
         sources.open_source(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("suffix", "tar array_record parquet csv tsv jsonl json npz bin".split())
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 600, b"<html>404</html>"], ids=["absent", "empty", "zeros", "html"])
+def test_no_kind_takes_what_is_no_data(tmp_path, suffix, content):
+    path = tmp_path / f"a.{suffix}"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(errors.InputError) as error:
+        sources.open_source(str(path), "train")
+    assert str(path) in str(error.value) and "\n" not in str(error.value) and not isinstance(error.value, records.RecordError)
+
+
 def test_two_kinds_of_shards_in_one_source_are_refused(tmp_path, pair_tars):
     (path,) = records.write(str(tmp_path / "a"), [{"key": "x"}], 1)
     with pytest.raises(errors.InputError, match="give one kind"):

@@ -149,3 +149,16 @@ def test_a_damaged_or_unwritable_cache_is_no_obstacle(tmp_path, write_tar, membe
     monkeypatch.setenv("VLM_JAX_CACHE", path)
     assert len(tar_index.load(path)) == 20
     assert "cannot be kept" in caplog.text
+
+
+def test_processes_index_many_tars_and_leave_the_damaged_one_to_say_why(tmp_path, write_tar, members, cache, monkeypatch):
+    monkeypatch.setattr(tar_index, "_FEW", 0)
+    paths = [write_tar(tmp_path / f"{i}.tar", members) for i in range(3)]
+    os.truncate(paths[1], 9000)
+    tar_index.prepare(paths)
+    assert len(list(cache.rglob("*.index"))) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(tar_index, "build", lambda path: pytest.fail(f"{path} was indexed by a process"))
+        assert len(tar_index.load(paths[0])) == len(tar_index.load(paths[2])) == 20
+    with pytest.raises(errors.InputError, match=r"1\.tar: truncated"):
+        tar_index.load(paths[1])

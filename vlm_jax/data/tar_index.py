@@ -28,8 +28,8 @@ _SPANS = [(f"{kind}_{part}", np.int64) for kind in _KINDS for part in ("start", 
 _VERSION = 4
 _HEADER = 16
 """Bytes before the entries of a kept index: the width of the keys and the number of entries."""
-_FEW = 8
-"""Shards whose headers are read sooner than other processes start."""
+_FEW = 2**31
+"""Bytes of shards whose headers are read sooner than other processes start."""
 _MOST_WORKERS = 16
 _LONGEST_RECORD = 2**20
 """Tars are filled up with zeros to a multiple of 20 blocks, or of what their writer was told."""
@@ -66,14 +66,18 @@ def prepare(paths: Sequence[str]) -> None:
     """
     new = [path for path in paths if not _is_kept(path)]
     workers = min(len(new), os.cpu_count() or 1, _MOST_WORKERS)
-    if workers < 2 or len(new) < _FEW:
+    if workers < 2 or sum(map(places.size, new)) < _FEW:
         return
     logging.getLogger(__name__).warning("indexing %d tars, once, in %s", len(new), cache_folder() / "tar_index")
     command = [sys.executable, "-m", __name__]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     running = [subprocess.Popen([*command, *new[i::workers]], env=environment, stderr=subprocess.DEVNULL) for i in range(workers)]
-    for process in running:
-        process.wait()
+    try:
+        for process in running:
+            process.wait()
+    finally:
+        for process in running:
+            process.kill()
 
 
 def key(entry: Any) -> str:
