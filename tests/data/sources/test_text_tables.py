@@ -96,7 +96,8 @@ def test_rows_that_cannot_be_used_are_bad_records_with_their_place(root):
     with pytest.raises(records.RecordError, match=r"a\.csv: row at byte 45: No such file.*gone"):
         source[2]
     lines = ['{"image": "1.jpg"}', '{"image": "../secret.jpg"}', "{{{", '["1.jpg"]', '{"caption": "x"}', '{"image": "/9j/!!"}']
-    lines += ['{"image": 7}', '{"image": "1.jpg", "caption": [1]}', '{"image": "http://x/1.jpg"}', '{"image": "link.jpg"}', '{"image": "3.jpg"}']
+    lines += ['{"image": 7}', '{"image": "1.jpg", "caption": [1]}', '{"image": "http://x/1.jpg"}']
+    lines += ['{"image": "link.jpg"}', '{"image": "3.jpg"}']
     os.symlink(root.parent / "secret.jpg", root / "link.jpg")
     source = opened(root, "a.jsonl", "\n".join(lines))
     said = "lies outside of", "Expecting", "a list, not a map", "has no image", "base64", "is a int", "are no text", "address", "a link"
