@@ -1,5 +1,6 @@
 """Image towers alone: a run starts from one of others, says how its images were prepared, and its own goes out and comes back."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def test_a_projection_of_the_recipe_stays_fresh_and_other_preprocessing_is_said(
         initial_weights(config_of(clip.Clip(image=projected, text=TEXT), init_from=(f"image/ <- {source}",)))
     with pytest.raises(InputError, match="checkpoint hf:nowhere: no such file or directory"):
         initial_weights(config_of(clip.Clip(image=projected, text=TEXT), init_from=("image/ <- hf:nowhere",)))
+
+
+def test_a_tower_of_big_vision_without_a_table_of_positions_is_started_from(oracles, tmp_path):
+    """Its file does not say the image size; the run does."""
+    source = golden.Golden(oracles, "golden_bv_vit_gap")
+    np.savez(tmp_path / "vit.npz", **source.weights)
+    tower = pretrained.load(tmp_path / "vit.npz", image_size=32).layout.image
+    words = dataclasses.replace(TEXT, projection_dim=tower.width)
+    found, said = initial_weights(config_of(lit.Lit(image=tower, text=words), init_from=(f"image/ <- big_vision:{tmp_path}/vit.npz",)))
+    assert "of image/ from big_vision:" in said and "prepared with interpolation bilinear, those of this run are with" in said
+    np.testing.assert_array_equal(found["image/norm/scale"], source.weights["Transformer/encoder_norm/scale"])
 
 
 def test_our_tower_goes_to_transformers_and_back_bit_for_bit(tmp_path, capsys):

@@ -35,8 +35,11 @@ class Weights:
     """How the images of that model were prepared; None where it has none."""
 
 
-def weights_of_others(path: str) -> Weights | None:
+def weights_of_others(path: str, assumed_size: int | None = None) -> Weights | None:
     """The weights of `hf:DIR`, `open_clip:DIR` or `big_vision:FILE.npz`, of an image tower alone, too; None where the path is ours.
+
+    Args:
+      assumed_size: of the images in pixels, for weights that do not tell.
 
     Raises:
       InputError: the files hold no model that can be read.
@@ -44,7 +47,7 @@ def weights_of_others(path: str) -> Weights | None:
     origin = imported.foreign(path)
     if origin is None:
         return None
-    found = pretrained.load(origin)
+    found = pretrained.load(origin, assumed_size=assumed_size)
     return Weights({name: jnp.asarray(x) for name, x in found.params.items()}, found.layout.preprocessing)
 
 

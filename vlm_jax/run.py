@@ -220,7 +220,7 @@ class Run:
 
     def _stored(self, path: str) -> image_tower.Weights:
         """All parameters and buffers of a checkpoint or of a model of others, the moving average of ours where it is to be used."""
-        found = image_tower.weights_of_others(path)
+        found = image_tower.weights_of_others(path, getattr(getattr(self.config.system, "image", None), "image_size", None))
         if found is not None:
             return found
         other, workdir, at = configs.of_checkpoint(path)

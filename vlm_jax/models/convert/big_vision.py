@@ -98,11 +98,12 @@ def unify(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return unified
 
 
-def read(weights: Mapping[str, np.ndarray], image_size: int | None = None) -> layout.Layout:
+def read(weights: Mapping[str, np.ndarray], image_size: int | None = None, assumed_size: int | None = None) -> layout.Layout:
     """The layout of unified weights.
 
     Args:
       image_size: in pixels; needed where there is no table of positions to tell.
+      assumed_size: taken where neither tells.
 
     Raises:
       InputError: they are not big_vision's, or `image_size` is needed or contradicts them.
@@ -127,6 +128,7 @@ def read(weights: Mapping[str, np.ndarray], image_size: int | None = None) -> la
         if image_size not in (None, side * patch):
             raise InputError(f"image_size {image_size}: the weights have positions for {side * patch} pixels")
         image_size = side * patch
+    image_size = image_size or assumed_size
     if image_size is None:
         raise InputError("image_size: the weights have no table of positions that would tell; give --image-size")
     image = vit.Config(

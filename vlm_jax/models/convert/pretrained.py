@@ -25,14 +25,17 @@ class Pretrained:
     """Paths that were allowed to be missing; not in `params`."""
 
 
-def load(path: str | Path, *, allow: Sequence[str] = (), image_size: int | None = None) -> Pretrained:
+def load(
+    path: str | Path, *, allow: Sequence[str] = (), image_size: int | None = None, assumed_size: int | None = None
+) -> Pretrained:
     """Reads weights, checks them against the configuration beside them, and gives them our names.
 
     A directory with open_clip_config.json is open_clip's, with config.json Hugging Face's; an npz is big_vision's.
 
     Args:
       allow: regular expressions of whole names of theirs that may be unknown, missing or of a wider dtype.
-      image_size: in pixels, for weights that do not tell.
+      image_size: in pixels, for weights that do not tell; where they do, it must be theirs.
+      assumed_size: in pixels, where neither tells; otherwise it is not looked at.
 
     Raises:
       InputError: nothing readable is there, or configuration and weights disagree; the message names the array or field.
@@ -45,7 +48,7 @@ def load(path: str | Path, *, allow: Sequence[str] = (), image_size: int | None 
     try:
         if file.suffix == ".npz":
             weights = big_vision.unify(weights)
-            found = big_vision.read(weights, image_size)
+            found = big_vision.read(weights, image_size, assumed_size)
         elif (file.parent / open_clip.NAME).is_file():
             found = open_clip.read(file.parent, weights)
         elif (file.parent / "config.json").is_file():
