@@ -209,6 +209,7 @@ billed=''
 # Nothing that is billed is left without a word.
 on_exit() {
   local code=$? now
+  exec 2>&3 # wherever the words went when this began
   if [ -n "$billed" ] && [ -z "$dry_run" ]; then
     now=$(state)
     [ "$now" = NONE ] || printf '\nSTILL THERE, and billed while it is ACTIVE: queued resource %s, %s. To delete it:\n  %s\n' \
@@ -506,8 +507,9 @@ main() {
   check
   scratch=''
   [ -n "$dry_run" ] || scratch=$(mktemp -d)
+  exec 3>&2
   trap on_exit EXIT
-  trap 'say "stopped here; what runs on the workers goes on, and the command run follows it again"; exit 130' INT TERM
+  trap 'exec 2>&3; say "stopped here; what runs on the workers goes on, and the command run follows it again"; exit 130' INT TERM
   started=0
   case $command in
     create) provision ;;

@@ -133,6 +133,7 @@ case ${1:-} in
   stop)
     if [ "$(state_of "$2")" = running ]; then
       touch "$root/runs/$2/stopped"
+      until [ -s "$root/runs/$2/pid" ] || [ "$(state_of "$2")" != running ]; do sleep 0.1; done # one that has just been started
       kill -TERM "$(cat "$root/runs/$2/pid")"
     fi
     report "$(state_of "$2")"
