@@ -15,10 +15,14 @@ from vlm_jax.data.sources import clips
 
 @dataclasses.dataclass(frozen=True)
 class Clips(pipeline.Pairs):
-    """Clips with captions; the fields of `pipeline.Pairs` mean the same here."""
+    """Clips with captions; what has the name of a field of `pipeline.Pairs` means the same."""
 
     stream: ClassVar[str] = "video"
 
+    train: str
+    """Training clips: .tar or .array_record files by braces, lists and globs, several joined by ::. See docs/data.md."""
+    val: str
+    """Validation clips, in the same form."""
     frames: int = 8
     """Taken from a clip at equal distances; where it has fewer, some of them come several times."""
     offset: Literal["random", "middle"] = "random"
