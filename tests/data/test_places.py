@@ -88,6 +88,6 @@ def test_a_store_without_rights_is_one_line_and_one_that_fails_later_is_no_bad_r
         patch.setattr("fsspec.implementations.memory.MemoryFile.read", refuse, raising=False)
         with pytest.raises(errors.InputError, match=r"pairs-00000\.tar: cannot be read \(Refused: Anonymous"):
             sources.open_source("memory://pairs/pairs-00000.tar")
-    monkeypatch.setattr(type(store), "isfile", refuse)
+    monkeypatch.setattr(type(store), "info", refuse)
     with pytest.raises(errors.InputError, match=r"data memory://pairs/pairs-00000\.tar: cannot be reached \(Refused: Anonymous"):
         sources.open_source("memory://pairs/pairs-00000.tar")

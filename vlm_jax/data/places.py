@@ -63,7 +63,12 @@ def is_file(path: str) -> bool:
     Raises:
       OSError: a store that cannot be reached.
     """
-    return _ask(path, lambda store: store.isfile(path)) if is_remote(path) else os.path.isfile(path)
+    if not is_remote(path):
+        return os.path.isfile(path)
+    try:
+        return _ask(path, lambda store: store.info(path))["type"] == "file"  # isfile takes every failure for absence
+    except FileNotFoundError:
+        return False
 
 
 def match(pattern: str) -> list[str]:
