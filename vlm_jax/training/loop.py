@@ -102,7 +102,8 @@ def fit(
         watchdog.beat(f"waiting for the data of step {number}")
         ended = _Ended(pending[1]) if pending else None
         batch = put(next(batches))
-        waited = time.perf_counter() - (began if ended is None else max(began, ended.at()))
+        idle_since = began if ended is None else max(began, ended.at())
+        waited = time.perf_counter() - idle_since
         account.count("data wait", waited)
         fed = of_data()
         watchdog.beat(f"step {number}")
