@@ -332,11 +332,11 @@ pack() {
 }
 
 ship() {
-  local answer code="vlm_jax/code/$commit"
+  local answer tree="vlm_jax/code/$commit"
   say "shipping commit $commit to every worker"
   queued scp "${scratch:+$scratch/}$archive" "$name:" --node=all --worker=all --batch-size=all --quiet || return "$INFRASTRUCTURE"
-  answer=$(on_workers "mkdir -p $code && tar -xzf $archive -C $code && ln -sfn code/$commit vlm_jax/current && \
-bash $code/launch_tpu_worker.sh setup")
+  answer=$(on_workers "mkdir -p $tree && tar -xzf $archive -C $tree && ln -sfn code/$commit vlm_jax/current && \
+bash $tree/launch_tpu_worker.sh setup")
   local code=$?
   printf '%s\n' "$answer"
   if [[ $answer == *"@worker "*" setup failed"* ]]; then
@@ -365,6 +365,7 @@ start() {
   [ -z "$dry_run" ] || return "$DONE"
   started=$(grep -cE '^@worker .* (started|running)$' <<<"$answer")
   say "$started workers run"
+  [ "$started" -gt 0 ] || return "$INFRASTRUCTURE"
   [ "$started" = $((workers * slices)) ] || say "$slices x $type should have $((workers * slices)) of them"
 }
 
