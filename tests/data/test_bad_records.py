@@ -136,7 +136,7 @@ def test_the_log_names_stream_shard_key_and_reason(streams, tmp_path, caplog):
     first, last = (record.getMessage() for record in caplog.records)
     assert "another takes its place" in first
     total = sum(map(int, re.findall(r"(\d+) x '", last)))
-    assert last.startswith(f"bad records of pairs: {total} of {13 * BATCH} examples were replaced: ") and total >= len(BAD)
+    assert last.startswith(f"bad records of pairs: {total} of {13 * BATCH} examples could not be used: ") and total >= len(BAD)
     assert all(reason in last for reason in BAD.values())
 
 
@@ -255,5 +255,5 @@ def test_reasons_are_counted_without_their_numbers_and_few_are_kept(caplog):
         some.add(step, [("pairs", 0, dataclasses.replace(bad(step)[2], reason=chr(97 + step) * 3))])
     assert sum(some.state()["pairs"][2].values()) == 90 and some.state()["pairs"][2]["other reasons"] == 21
     some.conclude()
-    said = "90 of 960 examples were replaced: 40 x 'image of # bytes cannot be decoded', 21 x 'other reasons', 2 x 'reason aaa'"
+    said = "90 of 960 examples could not be used: 40 x 'image of # bytes cannot be decoded', 21 x 'other reasons', 2 x 'reason aaa'"
     assert caplog.messages[-1].startswith(f"bad records of pairs: {said}")

@@ -196,7 +196,7 @@ def test_documents_are_mixed_as_pairs_are(stream, reference, folder):
         batches(mixed, steps=20)
 
 
-def test_a_broken_image_is_blank_and_changes_nothing_else(stream, reference, folder, tmp_path):
+def test_a_broken_image_is_blank_and_changes_nothing_else(stream, reference, folder, tmp_path, caplog):
     """R8."""
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -223,6 +223,7 @@ def test_a_broken_image_is_blank_and_changes_nothing_else(stream, reference, fol
     assert blank == iterator.bad_records.count > 2
     logged = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert all("docs.jsonl: document" in row["where"] and ", image " in row["where"] for row in logged)
+    assert "; it is blank" in caplog.text and "another takes its place" not in caplog.text
     print(f"R8: {blank} broken images of documents blank, counted {iterator.bad_records.count}, all else unchanged")
 
 

@@ -54,6 +54,8 @@ class BadRecord:
     key: str
     """Its own key; empty where that cannot be read."""
     reason: str
+    instead: str = "another takes its place"
+    """What becomes of the example."""
 
 
 class Records(Protocol):
@@ -147,16 +149,17 @@ class Account:
             self._warned = True
             name, _, record = bad[0]
             logging.getLogger(__name__).warning(
-                "bad record in %s: %s: %s; another takes its place%s",
-                name, record.where, record.reason, f", all are listed in {self._log}" if self._log else "",
+                "bad record in %s: %s: %s; %s%s",
+                name, record.where, record.reason, record.instead, f", all are listed in {self._log}" if self._log else "",
             )  # fmt: skip
 
     def conclude(self) -> None:
-        """Says at the end of a run how many examples were replaced, and for which reasons."""
+        """Says at the end of a run how many examples could not be used, and for which reasons."""
         for name, bad in self._bad.items():
             if bad:
+                seen = self._seen[name]
                 logging.getLogger(__name__).warning(
-                    "bad records of %s: %s of %s examples were replaced: %s", name, f"{bad:,}", f"{self._seen[name]:,.0f}", self._why(name)
+                    "bad records of %s: %s of %s examples could not be used: %s", name, f"{bad:,}", f"{seen:,.0f}", self._why(name)
                 )
 
     def state(self) -> dict[str, list[Any]]:

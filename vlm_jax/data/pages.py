@@ -234,7 +234,7 @@ class _LoadRow(grain.transforms.RandomMap):
                     row["image_segments"][slot] = segment
                 except records.RecordError as error:
                     where = f"{packed.documents.where(document)}, image {first + number}"
-                    bad.append(bad_records.BadRecord(document, where, "", str(error)))
+                    bad.append(bad_records.BadRecord(document, where, "", str(error), instead="it is blank"))
                     looks[looks == slot + 1] = 0
                 slot += 1
             row["tokens"][own], row["segments"][own], row["image_index"][own] = ids, segment, looks
