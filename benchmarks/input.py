@@ -32,7 +32,7 @@ from vlm_jax import errors
 from vlm_jax.data import decoding, images, pipeline, records, sources, text, vocabulary
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-COPIES = 4
+COPIES = 8
 """Of every image in the shards: a shuffle of fewer than two thousand records costs more than of millions."""
 POLLS = 5
 """Tenths of a second without a move that are rest."""

@@ -58,7 +58,17 @@ def test_what_is_missing_is_named(pair):
 
 def test_stacked_rows_keep_their_order(pair):
     _, row = pair
-    batch = collate.stack([row(index=i) for i in (4, 2, 9)])
+    batch = collate.stack((row(index=i) for i in (4, 2, 9)), 3)
     assert batch["example"].tolist() == [4, 2, 9]
     assert batch["image"].shape == (3, 8, 8, 3)
     assert batch["tokens"].shape == (3, 6)
+
+
+def test_rows_that_do_not_make_a_batch_are_refused():
+    row = {"x": np.zeros(3, np.int32)}
+    for rows, words in (([row, {"x": np.zeros(1, np.int32)}], r"x of row 1 is int32 \(1,\)"), ([row, {"x": np.zeros(3)}], "float64"),
+                        ([row], "1 rows for a batch of 2"), ([], "0 rows")):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            collate.stack(rows, 2)
+    with pytest.raises(IndexError):
+        collate.stack([row] * 3, 2)

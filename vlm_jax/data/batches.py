@@ -5,7 +5,7 @@ number of the next batch, and what was counted of bad records up to there.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -161,12 +161,17 @@ class _Batches(grain.MapDataset):
             return self.slice(index)
         batch, bad = {}, []
         for name, (examples, size, own) in self._streams.items():
-            rows = [examples[index * size + row] for row in own]
-            for number, row in zip(own, rows, strict=True):
-                for part, found in row.pop(bad_records.FIELD, {}).items():
-                    bad += [(account(name, part), number, record) for record in found]
-            batch[name] = collate.stack(rows)
+            batch[name] = collate.stack(_rows(name, examples, index * size, own, bad), len(own))
         return batch, tuple(bad)
+
+
+def _rows(name: str, examples: grain.MapDataset, start: int, own: Sequence[int], bad: list[Any]) -> Iterator[dict[str, np.ndarray]]:
+    """The rows of a batch, one after the other; what was replaced in them goes to `bad`."""
+    for number in own:
+        row = examples[start + number]
+        for part, found in row.pop(bad_records.FIELD, {}).items():
+            bad += [(account(name, part), number, record) for record in found]
+        yield row
 
 
 def account(stream: str, part: str) -> str:

@@ -1,6 +1,6 @@
 """Collate: one example to the arrays of a batch row, and rows to a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -87,6 +87,25 @@ def clips(
     }
 
 
-def stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Rows with the same fields and shapes to one batch; no rows are an error of the caller."""
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+def stack(rows: Iterable[Mapping[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+    """Rows with the same fields, shapes and dtypes to one batch.
+
+    Each is copied into the batch as it comes, while the processor's cache holds it and before the next one is made in the same memory.
+
+    Raises:
+      ValueError: rows that differ, or fewer than `count` of them.
+      IndexError: more.
+    """
+    batch: dict[str, np.ndarray] = {}
+    number = -1
+    for number, row in enumerate(rows):
+        if number == 0:
+            batch = {name: np.empty((count, *np.shape(value)), np.asarray(value).dtype) for name, value in row.items()}
+        for name, values in batch.items():
+            value = np.asarray(row[name])
+            if (value.shape, value.dtype) != (values.shape[1:], values.dtype):
+                raise ValueError(f"{name} of row {number} is {value.dtype} {value.shape}, of the first {values.dtype} {values.shape[1:]}")
+            values[number] = value
+    if number + 1 != count:
+        raise ValueError(f"{number + 1} rows for a batch of {count}")
+    return batch
