@@ -168,7 +168,7 @@ class _Batches(grain.MapDataset):
 def _rows(name: str, examples: grain.MapDataset, start: int, own: Sequence[int], bad: list[Any]) -> Iterator[dict[str, np.ndarray]]:
     """The rows of a batch, one after the other; what was replaced in them goes to `bad`."""
     for number in own:
-        row = examples[start + number]
+        row: dict[str, Any] = examples[start + number]  # pyright: ignore[reportAssignmentType]
         for part, found in row.pop(bad_records.FIELD, {}).items():
             bad += [(account(name, part), number, record) for record in found]
         yield row
