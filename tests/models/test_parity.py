@@ -3,6 +3,7 @@
 Tolerance 1e-4: float32 through two blocks, another order of sums.
 """
 
+import dataclasses
 import re
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 
 from tests.models import reference
 from tests.models.golden import Golden, check, towers
-from vlm_jax.models.convert import big_vision, files, mapping, open_clip, pretrained
+from vlm_jax.models.convert import big_vision, files, hugging_face, mapping, open_clip, pretrained
 from vlm_jax.ops import norm
 from vlm_jax.training import tree
 
@@ -46,6 +47,19 @@ def test_clip_of_hugging_face(oracles, tmp_path):
 
     below_limit(golden.differences(outputs(golden.images, golden.tokens)))
     check(found, golden.weights)
+
+
+def test_pixels_that_make_no_whole_patch_are_left_out_as_by_the_convolution(oracles, tmp_path):
+    """The golden model for images of 35 pixels, whose first 32 are the golden ones; it is written with that size again."""
+    golden = Golden(oracles, "golden_clip")
+    golden.config["vision_config"]["image_size"] = 35
+    found = pretrained.load(golden.hugging_face(tmp_path / "clip", "clip"))
+    image, _, _ = towers(found)
+    pixels = np.pad(golden.images, ((0, 0), (0, 3), (0, 3), (0, 0)), constant_values=9.0)
+    unit = jax.jit(lambda pixels: norm.l2_normalize(image(pixels)))(pixels)
+    np.testing.assert_allclose(unit, golden.outputs["image_embeds"], atol=LIMIT)
+    made, contents = hugging_face.write(dataclasses.replace(found.layout, text=dataclasses.replace(found.layout.text, eos_id=63)))
+    assert made.image == found.layout.image and contents["config.json"]["vision_config"]["image_size"] == 35
 
 
 @pytest.mark.parametrize("layout", ["flat", "custom_text"])

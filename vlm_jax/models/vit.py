@@ -52,6 +52,8 @@ class Config:
     """Channels of the convolutional stem at stride 4; they double with every further stride."""
     stem_depth: int = 2
     """Residual convolutions at each stride of the convolutional stem."""
+    border: Literal["refuse", "leave_out"] = "refuse"
+    """Pixels on the right and below that make no whole patch: there may be none, or they are not looked at (SigLIP So400m/14 at 384)."""
     patch_bias: Literal["learned", "none"] = "learned"
     """Whether the patch embedding has a bias; CLIP's has none."""
     pre_norm: Literal["none", "layer_norm"] = "none"
@@ -89,7 +91,7 @@ class Config:
             raise InputError(
                 f"stem_channels {self.stem_channels}, stem_depth {self.stem_depth}: both must be at least 1"
             )
-        patches.grid(self.image_size, self.image_size, self.patch_size)
+        patches.grid(self._side, self._side, self.patch_size)
         if self.pool == "cls" and self.class_token == "none":
             raise InputError("pool 'cls' has no token to take: set class_token to 'positioned' or 'unpositioned'")
         if self.positions == "sincos2d":
@@ -107,7 +109,13 @@ class Config:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches at `image_size`."""
-        return patches.grid(self.image_size, self.image_size, self.patch_size)
+        return patches.grid(self._side, self._side, self.patch_size)
+
+    @property
+    def _side(self) -> int:
+        """Pixels of `image_size` that are looked at."""
+        rest = self.image_size % self.patch_size if self.border == "leave_out" else 0
+        return self.image_size - rest or self.image_size
 
     @property
     def output_dim(self) -> int:
@@ -289,6 +297,9 @@ class ViT(nnx.Module):
         self, images: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None
     ) -> Float[Array, "b n d"]:
         """Tokens before the first block: class token, registers, patches, with positions."""
+        if self.config.border == "leave_out":
+            h, w = (side - side % self.config.patch_size for side in images.shape[1:3])
+            images = images[:, :h, :w]
         grid = patches.grid(images.shape[1], images.shape[2], self.config.patch_size)
         if self.config.stem == "conv":
             x = self.stem(images, remat=self.config.remat)

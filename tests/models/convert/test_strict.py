@@ -66,7 +66,7 @@ def test_half_precision_widens_and_double_is_refused(clip, tmp_path):
         ("vision_config", "num_hidden_layers", 3, "missing vision_model.encoder.layers.2"),
         ("vision_config", "num_hidden_layers", 1, "unknown vision_model.encoder.layers.1"),
         ("vision_config", "image_size", 64, "position_embedding.weight has shape"),
-        ("vision_config", "image_size", 33, "not a multiple of patch_size 8"),
+        ("vision_config", "image_size", 7, "patch_size 8 does not divide image_size 7"),
         ("vision_config", "num_channels", 1, "num_channels 1 is not supported"),
         ("vision_config", "hidden_act", "gelu_10", "hidden_act 'gelu_10' is not supported"),
         ("vision_config", "hidden_size", "wide", "hidden_size 'wide': a whole number"),

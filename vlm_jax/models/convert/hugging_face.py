@@ -310,9 +310,7 @@ def _vision(fields: layout.Fields, patches: str = "image") -> dict[str, Any]:
         size = side * patch
     else:
         size = fields.integer("image_size")
-        if size % patch:  # the convolution leaves the rest out; a tower of the smaller size does the same to a smaller image
-            raise InputError(f"{fields.name}.image_size {size}: not a multiple of patch_size {patch}; set it to {size - size % patch}")
-    return _tower(fields) | {"image_size": size, "patch_size": patch}
+    return _tower(fields) | {"image_size": size, "patch_size": patch, "border": layout.border(size, patch)}
 
 
 def _text(fields: layout.Fields) -> dict[str, Any]:

@@ -89,6 +89,11 @@ def refuse_differences(model: Layout, made: Layout, name: str) -> None:
                 raise InputError(f"{part}.{field} {ours!r}: {name} has no place for it, only for {theirs!r}")
 
 
+def border(image_size: int, patch_size: int) -> Literal["refuse", "leave_out"]:
+    """What a convolution over patches does to pixels that make no whole one."""
+    return "leave_out" if image_size % patch_size else "refuse"
+
+
 def _parameters(config: Any) -> dict[str, Any]:
     state = nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0))))[1])
     return {

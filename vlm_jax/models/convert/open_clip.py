@@ -165,10 +165,11 @@ def _read_image(vision: layout.Fields, dim: int, activation: Any) -> vit.Config:
     }  # fmt: skip
     fields.only(*known, *unused, "patch_dropout", "timm_model_pretrained", "timm_pool", "timm_proj")
     fields.require(**unused)
-    width = fields.integer("width")
+    width, size, patch = (fields.integer(name) for name in ("width", "image_size", "patch_size"))
     return vit.Config(
-        image_size=fields.integer("image_size"),
-        patch_size=fields.integer("patch_size"),
+        image_size=size,
+        patch_size=patch,
+        border=layout.border(size, patch),
         width=width,
         depth=fields.integer("layers"),
         mlp_dim=int(width * fields["mlp_ratio"]),
@@ -204,9 +205,11 @@ def _read_trunk(vision: layout.Fields, dim: int, notes: list[str]) -> vit.Config
     if sizes["width"] != dim:
         raise InputError(f"embed_dim {dim}: the trunk {name} has {sizes['width']} channels and no projection")
     notes.append(f"the trunk's GELU is {'the tanh approximation' if activation == 'gelu_tanh' else 'exact'}, as timm builds {name}")
+    size, patch = int(vision.get("image_size", found["image"])), int(found["patch"])
     return vit.Config(
-        image_size=int(vision.get("image_size", found["image"])),
-        patch_size=int(found["patch"]),
+        image_size=size,
+        patch_size=patch,
+        border=layout.border(size, patch),
         **sizes,
         pool="map",
         activation=activation,  # pyright: ignore[reportArgumentType]
