@@ -115,7 +115,11 @@ class Pages:
     def fields(self) -> batches.Fields:
         """Of a row, known without data."""
         tokens, size = (self.tokenizer.length,), self.image.size
-        return dict.fromkeys(("tokens", "segments", "positions", "image_index"), (tokens, "int32")) | {
+        return {
+            "tokens": (tokens, "int32"),
+            "segments": (tokens, "int32"),
+            "positions": (tokens, "int32"),
+            "image_index": (tokens, "int32"),
             "loss_weights": (tokens, "float32"),
             "images": ((self.images, size, size, 3), "uint8"),
             "image_segments": ((self.images,), "int32"),
