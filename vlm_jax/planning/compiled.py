@@ -63,7 +63,7 @@ def compile_step(made: Program, batch: Any, topology: str) -> Compiled:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             seconds = time.perf_counter() - began
-            return Compiled(None, _asked(str(error)), None, None, None, seconds, "the compiler says that it does not fit")
+            return Compiled(None, _asked(str(error)), None, None, None, seconds, f"the compiler says: {str(error).strip()[:240]}")
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
     peak = float(memory.peak_memory_in_bytes) if memory is not None else None
