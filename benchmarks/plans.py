@@ -124,7 +124,8 @@ def beside(kept: Mapping[str, Any]) -> str:
         if row is None:
             lines.append(f"| {name} | {theirs} | not recorded | | |")
         elif row["peak"] is None:
-            lines.append(f"| {name} | {theirs} | {row['mesh']['data']} x {row['mesh']['fsdp']} | does not fit | |")
+            asked = f" ({row['asked'] / 1e9:.1f})" if row["asked"] else ""
+            lines.append(f"| {name} | {theirs} | {row['mesh']['data']} x {row['mesh']['fsdp']} | does not fit{asked} | |")
         else:
             mesh = f"{row['mesh']['data']} x {row['mesh']['fsdp']}"
             lines.append(f"| {name} | {theirs} | {mesh} | {row['peak'] / 1e9:.1f} | {row['compute_milliseconds']:,.0f} |")

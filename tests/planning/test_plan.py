@@ -157,4 +157,6 @@ def test_a_ring_sends_what_its_devices_lack():
 
 def test_what_a_refusal_asked_for_is_read_from_its_words():
     assert compiled._asked("Ran out of memory in memory space hbm. Used 18.50G of 15.75G hbm. Exceeded") == 18.5 * 2**30
+    words = "Ran out of memory on HBM, the total memory required for HLO temporaries (32.15G) exceeds available HBM (15.75G)."
+    assert compiled._asked(words) == 32.15 * 2**30
     assert compiled._asked("something else") is None

@@ -123,6 +123,6 @@ def arithmetic(made: Program, batch: Any) -> int:
 
 
 def _asked(message: str) -> float | None:
-    """Bytes from the compiler's words, such as `Used 18.21G of 15.75G hbm`."""
-    found = re.search(r"Used ([0-9.]+)([KMGT]?) of [0-9.]+[KMGT]? hbm", message)
+    """Bytes from the compiler's words, `Used 18.21G of 15.75G hbm` or `HLO temporaries (32.15G) exceeds available HBM`."""
+    found = re.search(r"(?:Used |HLO temporaries \()([0-9.]+)([KMGT]?)(?: of |\) exceeds)", message)
     return float(found[1]) * _UNITS[found[2]] if found else None
