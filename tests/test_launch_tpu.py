@@ -228,7 +228,7 @@ def test_capacity_slices_and_generation_become_the_flags_of_the_request(cloud, o
         ("run", (*SLICE, "--workdir", "gs://b/x"), {}, "no recipe is named"),
         ("run", (*SLICE, "--workdir", "gs://b/x", "--", "configs/new.py"), {}, "configs/new.py: not in the commit that is shipped"),
         ("run", (*SLICE, "--", "configs/demo.py", "--workdir", "gs://b/x"), {}, "--workdir stands before the --"),
-        ("run", ("--flags-profile", "fast", *RUN), {}, "configs/tpu_flags.txt has none for v4; it has overlap (v4)"),
+        ("run", ("--flags-profile", "fast", *RUN), {}, "configs/tpu_flags.txt has none for v4; it has overlap (v4,v5p,v6e)"),
         ("create", (), {}, "no --type is given"),
         ("create", ("--type", "v5e-16"), {}, "--type 'v5e-16': no such TPU; write v4-N, v5litepod-N"),
         ("create", ("--type", "v4-many"), {}, "it ends in no number"),
