@@ -18,13 +18,11 @@ from vlm_jax import evaluate, train
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = "--steps 2 --batch-size 8 --eval-every 0 --save-every 2".split()
+SMALL = [f"--system.{tower}.{flag}" for tower in ("image", "text") for flag in ("depth=1", "width=48", "mlp-dim=48")]
 RECIPE = "configs/clip_webdataset.py"
 WORDS = "a red boat beside two dogs while birds fly over green fields near old stone houses".split()
-LINES = [
-    line
-    for line in test_documents.commands((ROOT / "docs" / "data.md").read_text())
-    if f"vlm_jax.train {RECIPE} " in line or "--checkpoint runs/photos" in line
-]
+COMMANDS = test_documents.commands((ROOT / "docs" / "data.md").read_text())
+TRAINED = [line for line in COMMANDS if f"vlm_jax.train {RECIPE} " in line]
 
 
 def picture(number: int) -> bytes:
@@ -115,23 +113,26 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", TRAINED)
 def test_a_command_runs_on_data_of_the_names_that_it_gives(line, place, monkeypatch):
+    """And so do the evaluations of the run that it makes."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("VLM_JAX_CACHE", str(place / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(place / "tfds"))
-    _, _, module, *arguments = shlex.split(line)
-    if module == "vlm_jax.evaluate":
-        assert evaluate.main(arguments) == 0
-        assert (place / arguments[arguments.index("--out") + 1]).is_dir()
-        return
-    assert train.main([str(ROOT / RECIPE), *arguments[1:], *SHORT]) == 0
-    workdir = place / arguments[arguments.index("--workdir") + 1]
-    losses = [row["loss"] for row in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
+    _, _, _, _, *flags = shlex.split(line)
+    workdir = flags[flags.index("--workdir") + 1]
+    assert train.main([str(ROOT / RECIPE), *flags, *SHORT, *SMALL]) == 0
+    losses = [row["loss"] for row in map(json.loads, (place / workdir / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
     assert losses and all(np.isfinite(losses))
+    for command in COMMANDS:
+        if f"--checkpoint {workdir} " in command:
+            _, _, _, *flags = shlex.split(command)
+            assert evaluate.main(flags) == 0
+            assert (place / flags[flags.index("--out") + 1]).is_dir()
 
 
 def test_the_document_leads_from_a_folder_from_tars_and_from_a_name_to_training():
-    trained = [shlex.split(line) for line in LINES if "vlm_jax.train" in line]
-    given = {words[words.index("--data.train") + 1].partition("#")[0] for words in trained}
+    words = [shlex.split(line) for line in TRAINED]
+    given = {line[line.index("--data.train") + 1].partition("#")[0] for line in words}
     assert {"photos", "laion", "shards/train-{00000..00041}.tar", "tfds:coco_captions/train", "pairs.csv", "data/train-*.parquet"} <= given
+    assert any("--checkpoint runs/photos " in line for line in COMMANDS)
