@@ -37,7 +37,7 @@ def test_the_examples_pass_their_tests_and_keep_the_contracts(patched):
     tests = sorted({_path(block) for kind, block in BLOCKS if kind == "python" and "# tests/" in block})
     assert len(tests) == 4, "a loss, a system, an evaluator, a source"
     _run(patched, sys.executable, "tests/test_golden.py")
-    names = "cyclic or clip or geometry or json_lines or CONTRIBUTING"
+    names = "cyclic or clip or geometry or zips or CONTRIBUTING"
     output = _run(
         patched,
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-k", names),

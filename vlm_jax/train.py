@@ -29,8 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     config = configs.parse(default, chosen, prog=f"python -m vlm_jax.train {recipe}", description=description)
     found = processes.start()
     compiled = processes.keep_compiled(Path(config.workdir)) if "--dry-run" not in overrides else ""
-    print(found + (f"; compiled programs are kept in {compiled}" if compiled else ""))
     built = run.Run.build(config, name=Path(recipe).stem)
+    print(found + (f"; compiled programs are kept in {compiled}" if compiled else ""))
     if "--dry-run" in overrides:
         built.try_out()
     else:

@@ -1,6 +1,6 @@
 """The recipes for pods: their configuration and every array of their state at full size, the plans that are kept, and their compilation.
 
-After a change that is meant: python tests/test_pods.py, and python benchmarks/plans.py for the plans.
+After a change that is meant: python tests/test_pod_recipes.py, and python benchmarks/plans.py for the plans.
 """
 
 import dataclasses
