@@ -32,7 +32,8 @@ class Failing(pipeline.Pairs):
     """Pairs, until one of them is reached."""
 
     def examples(self, seed: int):
-        return super().examples(seed).map_with_index(_fail)
+        examples = super().examples(seed)
+        return dataclasses.replace(examples, rows=examples.rows.map_with_index(_fail))
 
 
 def config() -> Config:
