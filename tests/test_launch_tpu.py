@@ -1,6 +1,5 @@
 """launch_tpu.sh against a cloud that is played by tests/fake_gcloud.py: the shell commands of the workers really run, in folders."""
 
-import functools
 import importlib.util
 import json
 import os
@@ -114,8 +113,11 @@ class Cloud:
         options = ("--poll", self.poll, "--backoff", "0", "--grace", "1", *arguments)
         words = ["bash", "launch_tpu.sh", command, *options]
         said = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it, and so would bash
-        self.launchers.append(subprocess.Popen(words, cwd=self.checkout, env=self.environment, preexec_fn=heed, **said))
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so would bash
+        try:
+            self.launchers.append(subprocess.Popen(words, cwd=self.checkout, env=self.environment, **said))
+        finally:
+            signal.signal(signal.SIGINT, before)
         return self.launchers[-1]
 
     def launch(self, command: str, *arguments: str) -> tuple[int, str]:
