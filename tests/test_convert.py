@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests import vocabulary_file
 from tests.models import golden
 from vlm_jax import config as configs
 from vlm_jax import convert, evaluate, imported
@@ -12,7 +13,7 @@ from vlm_jax.data import images, pipeline
 from vlm_jax.data import text as tokenizers
 from vlm_jax.errors import InputError
 from vlm_jax.models import text, vit
-from vlm_jax.models.convert import files, hugging_face, open_clip, pretrained
+from vlm_jax.models.convert import files, hugging_face, open_clip, pretrained, vocabularies
 from vlm_jax.systems import clip, siglip
 from vlm_jax.training import tree
 
@@ -141,7 +142,7 @@ def test_an_imported_model_is_loaded_in_python(tmp_path):
 
 
 def test_a_tokenizer_that_transformers_lacks_is_left_out_and_said(tmp_path, shared_data, capsys):
-    """This vocabulary begins texts with a token, SigLIP's does not."""
+    """This vocabulary begins texts with a token."""
     foreign(tmp_path / "theirs", "siglip")
     vocabulary = shared_data / "tokenizers" / "test_model.model"
     run(tmp_path / "theirs", tmp_path / "ours", "--to", "vlm_jax", "--tokenizer", vocabulary)
@@ -150,7 +151,29 @@ def test_a_tokenizer_that_transformers_lacks_is_left_out_and_said(tmp_path, shar
     assert "no tokenizer is written" in (tmp_path / "again" / "README.md").read_text()
     assert not (tmp_path / "again" / "spiece.model").exists()
     (tmp_path / "theirs" / "spiece.model").write_bytes(vocabulary.read_bytes())
-    assert imported.load(str(tmp_path / "theirs")).vocabulary is None
+    found = imported.load(str(tmp_path / "theirs")).vocabulary
+    assert found is not None and found.begin == "none"  # SigLIP's texts do not
+
+
+def test_the_tokenizer_of_siglip2_goes_in_and_out(tmp_path, capsys):
+    """Gemma's has a begin token, which SigLIP 2 leaves out, and SigLIP 2 lower-cases texts."""
+    foreign(tmp_path / "theirs", "siglip")
+    vocabulary_file.write(tmp_path / "theirs" / "tokenizer.json")
+    names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    files.write_json(tmp_path / "theirs" / "tokenizer_config.json", {"tokenizer_class": "GemmaTokenizer", **names})
+    run(tmp_path / "theirs", tmp_path / "ours", "--to", "vlm_jax")
+    config, _, _ = configs.of_checkpoint(str(tmp_path / "ours"))
+    loaded = config.data.kept(str(tmp_path / "ours")).tokenizer.load()
+    row = loaded(["A Dog."])[0].tolist()
+    assert row == [*loaded.encode("a dog."), 1, *[0] * (7 - len(loaded.encode("a dog.")))]
+    run(tmp_path / "ours", tmp_path / "again", "--to", "hf")
+    assert "no tokenizer" not in capsys.readouterr().out
+    for name in ("theirs", "again"):
+        assert vocabularies.read(tmp_path / name, "siglip") == vocabularies.read(tmp_path / "again", "siglip")
+    cleaning = {"model_cfg": {"text_cfg": {"tokenizer_kwargs": {"clean": "canonicalize"}}}}
+    files.write_json(tmp_path / "theirs" / "open_clip_config.json", cleaning)
+    found = vocabularies.read(tmp_path / "theirs", "siglip")
+    assert found is not None and (found.case, found.punctuation) == ("lower", "strip")  # as open_clip prepares SigLIP 2's texts
 
 
 def test_a_modified_resnet_with_its_statistics_goes_in_and_out(oracles, tmp_path):

@@ -17,6 +17,7 @@ from vlm_jax import config as configs
 from vlm_jax import files as whole
 from vlm_jax import image_tower, imported
 from vlm_jax.data import text as tokenizers
+from vlm_jax.data import tokenizer_json
 from vlm_jax.errors import DONE, InputError
 from vlm_jax.models import resnet, text, vit
 from vlm_jax.models.convert import files, hugging_face, layout, open_clip, vocabularies
@@ -82,10 +83,13 @@ def _write_tokenizer(source: imported.Source, target: Path) -> list[str]:
             return []
         loaded = tokenizer.load()
         path = Path(loaded.config.path)
+        prepared = (tokenizer.case, tokenizer.punctuation, loaded.bos_id)
         if isinstance(loaded, tokenizers.BytePairs):
             vocabularies.write_merges(target, path, size=loaded.vocab_size, pad=loaded.pad_id, length=tokenizer.length)
-        elif (tokenizer.case, tokenizer.punctuation, loaded.bos_id) == ("lower", "strip", None):
+        elif isinstance(loaded, tokenizers.SentencePiece) and prepared == ("lower", "strip", None):
             vocabularies.write_sentencepiece(target, path, pad=tokenizer.pad, length=tokenizer.length)
+        elif isinstance(loaded, tokenizer_json.TokenizerJson) and prepared == ("lower", "keep", None):
+            vocabularies.write_tokenizer_json(target, path, end=loaded.eos_id, pad=loaded.pad_id, length=tokenizer.length)
         else:
             return [
                 "no tokenizer is written: transformers has none that prepares texts with "
@@ -118,7 +122,7 @@ def main(arguments: Sequence[str]) -> int:
         "--allow", nargs="+", default=(), metavar="REGEX", help="names in SOURCE that may be unknown, missing or narrowed"
     )
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for weights that do not tell")
-    parser.add_argument("--tokenizer", default="", metavar="FILE", help="a vocabulary: *.model, or merges *.txt, *.txt.gz")
+    parser.add_argument("--tokenizer", default="", metavar="FILE", help="a vocabulary: *.model, merges *.txt, *.txt.gz, or tokenizer.json")
     parser.add_argument("--weights", choices=("auto", "ema", "raw"), default="auto", help="of a run of ours (default: the run's)")
     options = parser.parse_args(list(arguments))
     target = Path(options.target)

@@ -199,7 +199,7 @@ def _tokenizer(vocabulary: vocabularies.Vocabulary | None, path: str, length: in
         return tokenizers.Tokenizer(
             path, length, "eos", "lower" if siglip_texts else "keep", "strip" if siglip_texts else "keep"
         )
-    return tokenizers.Tokenizer("", length, vocabulary.pad, vocabulary.case, vocabulary.punctuation)
+    return tokenizers.Tokenizer("", length, vocabulary.pad, vocabulary.case, vocabulary.punctuation, vocabulary.begin, vocabulary.end)
 
 
 def system_of(found: layout.Layout) -> two_tower.TwoTower:

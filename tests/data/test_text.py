@@ -185,7 +185,8 @@ def test_a_tokenizer_crosses_process_borders_and_rows_cannot_be_changed(tiny, pi
         ("a.txt", b"l o\nlo w\n", "no #version header"),
         ("a.txt", b"#version: 0.2\nl o w\n", "line 2 is not a pair"),
         ("a.txt.gz", b"not gzip", "cannot be read as merges"),
-        ("a.json", b"{}", "neither a SentencePiece model"),
+        ("a.json", b"{}", "not a file of the tokenizers library"),
+        ("a.vocab", b"{}", "neither a SentencePiece model"),
     ],
 )
 def test_other_files_are_refused(tmp_path, name, content, message):

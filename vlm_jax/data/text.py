@@ -1,4 +1,4 @@
-"""Text: strings to rows of token ids, with a SentencePiece model or with CLIP's byte-level byte pair encoding."""
+"""Text: strings to rows of token ids, with a SentencePiece model, CLIP's byte-level byte pair encoding, or a `tokenizer.json`."""
 
 import abc
 import dataclasses
@@ -33,22 +33,26 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 class Tokenizer:
     """The tokenizer of a run: a vocabulary file and the row length; `load` reads the file.
 
-    Rows of a SentencePiece model are [begin, if the model defines it] pieces [end], of CLIP's encoding [start] ids [end]; both are
-    cut to `length` with the end kept as the last id.
+    Rows are [begin, if there is one] ids [end], cut to `length` with the end kept as the last id.
     """
 
     path: str
-    """Vocabulary: a SentencePiece model (*.model), CLIP's merges (bpe*.txt or bpe*.txt.gz), or `captions:4096` for a SentencePiece
-    model of so many pieces trained on the captions of the training shards."""
+    """Vocabulary: a SentencePiece model (*.model), CLIP's merges (bpe*.txt or bpe*.txt.gz), a file of the tokenizers library
+    (tokenizer.json), or `captions:4096` for a SentencePiece model of so many pieces trained on the captions of the training shards."""
     length: int = 64
     """Tokens in a row, begin and end included."""
     pad: Literal["pad", "eos", "zero"] = "pad"
-    """What fills a row after its end: the vocabulary's own padding (a SentencePiece model's pad piece, 0 for CLIP), the end token again
-    (SigLIP, and CLIP in transformers), or 0."""
+    """What fills a row after its end: the vocabulary's own padding (its pad token, 0 for CLIP), the end token again (SigLIP, and CLIP in
+    transformers), or 0."""
     case: Literal["keep", "lower"] = "keep"
     """lower: lower-case first; CLIP's encoding always does."""
     punctuation: Literal["keep", "strip"] = "keep"
     """strip: remove ASCII punctuation and collapse white space first (SigLIP)."""
+    begin: str = "auto"
+    """The token before a text: the vocabulary's own, if it has one (auto); none (SigLIP 2, whose vocabulary has one); or its name, such as
+    <s>."""
+    end: str = "auto"
+    """The token after a text: the vocabulary's own (auto), or its name, such as </s>."""
 
     def load(self) -> "LoadedTokenizer":
         """Reads the vocabulary; a process keeps the last ones it read.
@@ -70,7 +74,7 @@ class Tokenizer:
         return next((dataclasses.replace(self, path=copy) for copy in copies if os.path.isfile(copy)), self)
 
 
-_SUFFIXES = (".model", ".txt.gz", ".txt")
+_SUFFIXES = (".model", ".txt.gz", ".txt", ".json")
 
 
 def _suffix(path: str) -> str:
@@ -92,12 +96,32 @@ class LoadedTokenizer(abc.ABC):
         """Text to int32[length], read-only; remembered."""
 
     @abc.abstractmethod
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its name; None where there is none."""
+
+    @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without begin, end and padding."""
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids before the first end; begin and padding are left out."""
+
+    def named(self, field: Literal["begin", "end"], own: int | None) -> int | None:
+        """The id that the configuration names for the begin or end; `own`, the vocabulary's, where it names none.
+
+        Raises:
+          InputError: the vocabulary does not have it.
+        """
+        name = getattr(self.config, field)
+        if name == "auto":
+            return own
+        if name == "none" and field == "begin":
+            return None
+        found = self.id_of(name)
+        if found is None:
+            raise errors.InputError(f"tokenizer.{field} {name!r}: {os.path.basename(self.config.path)} has no such token")
+        return found
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """int32[n, length]: one row a text."""
@@ -145,6 +169,8 @@ class LoadedTokenizer(abc.ABC):
 
     def _content(self, ids: Sequence[int]) -> list[int]:
         ids = [int(i) for i in ids]
+        if ids and ids[0] == self.bos_id:
+            ids = ids[1:]
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
         return [i for i in ids if i != self.bos_id]
@@ -161,13 +187,21 @@ class SentencePiece(LoadedTokenizer):
             raise errors.InputError(f"tokenizer.path {config.path}: not a SentencePiece model ({error})") from error
         name = os.path.basename(config.path)
         self.vocab_size = self._model.vocab_size()
-        bos, eos, pad = self._model.bos_id(), self._model.eos_id(), self._model.pad_id()
-        if eos < 0:
-            raise errors.InputError(f"tokenizer.path {config.path}: the model defines no end piece (eos); train one that does")
+        pad = self._model.pad_id()
+        own = {"begin": self._model.bos_id(), "end": self._model.eos_id()}
+        bos, eos = (self.named(field, None if own[field] < 0 else own[field]) for field in ("begin", "end"))
+        if eos is None:
+            raise errors.InputError(
+                f"tokenizer.path {config.path}: the model defines no end piece (eos); name one in tokenizer.end, or train one that does"
+            )
         if config.pad == "pad" and pad < 0:
             raise errors.InputError(f'tokenizer.pad "pad": {name} defines no pad piece; use "eos" or "zero"')
-        self.bos_id, self.eos_id = (bos if bos >= 0 else None), eos
+        self.bos_id, self.eos_id = bos, eos
         self.pad_id = {"pad": pad, "eos": eos, "zero": 0}[config.pad]
+
+    def id_of(self, token: str) -> int | None:
+        found = self._model.piece_to_id(token)
+        return found if self._model.id_to_piece(found) == token else None
 
     def encode(self, text: str) -> list[int]:
         return self._model.encode(self._clean(text))
@@ -195,8 +229,13 @@ class BytePairs(LoadedTokenizer):
         self._characters = {character: byte for byte, character in self._bytes.items()}
         self._word_ids = functools.lru_cache(ROWS_CACHED)(self._merge)
         self.vocab_size = len(vocabulary)
-        self.bos_id, self.eos_id = self._ids[_START], self._ids[_END]
+        bos, eos = self.named("begin", self._ids[_START]), self.named("end", self._ids[_END])
+        assert eos is not None, "CLIP's vocabulary has an end"
+        self.bos_id, self.eos_id = bos, eos
         self.pad_id = self.eos_id if config.pad == "eos" else 0
+
+    def id_of(self, token: str) -> int | None:
+        return self._ids.get(token)
 
     def encode(self, text: str) -> list[int]:
         return [i for word in _WORDS.findall(_clip_clean(self._clean(text))) for i in self._word_ids(word)]
@@ -237,7 +276,9 @@ _WORDS = regex.compile(
 @functools.lru_cache(8)
 def _load(config: Tokenizer) -> LoadedTokenizer:
     if not config.path:
-        raise errors.InputError("tokenizer.path is empty: give a SentencePiece model (*.model) or CLIP's merges (bpe*.txt.gz)")
+        raise errors.InputError(
+            "tokenizer.path is empty: give a SentencePiece model (*.model), CLIP's merges (bpe*.txt.gz) or a tokenizer.json"
+        )
     config = dataclasses.replace(config, path=places.locate(config.path, "tokenizer.path"))
     if not os.path.isfile(config.path):
         raise errors.InputError(f"tokenizer.path {config.path}: no such file")
@@ -247,7 +288,13 @@ def _load(config: Tokenizer) -> LoadedTokenizer:
         return SentencePiece(config)
     if config.path.endswith((".txt", ".txt.gz")):
         return BytePairs(config)
-    raise errors.InputError(f"tokenizer.path {config.path}: neither a SentencePiece model (*.model) nor merges (*.txt, *.txt.gz)")
+    if config.path.endswith(".json"):
+        from vlm_jax.data import tokenizer_json  # which is made of this module's parts
+
+        return tokenizer_json.TokenizerJson(config)
+    raise errors.InputError(
+        f"tokenizer.path {config.path}: neither a SentencePiece model (*.model), nor merges (*.txt, *.txt.gz), nor a tokenizer.json"
+    )
 
 
 def mended(text: str) -> str:

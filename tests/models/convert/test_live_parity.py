@@ -1,5 +1,7 @@
 """Random models of transformers, saved by `save_pretrained`, compute the same here, and ours load there by `from_pretrained`."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,6 +192,35 @@ def test_the_exported_tokenizer_of_siglip_gives_the_same_ids(torch, tmp_path, sh
     texts = ["A photo of a dog.", "two cats; 3 birds!", "a very long text " * 6]
     there = transformers.AutoTokenizer.from_pretrained(tmp_path)
     np.testing.assert_array_equal(loaded(texts), there(texts, padding="max_length", max_length=16, truncation=True)["input_ids"])
+
+
+def test_the_tokenizer_of_siglip2_gives_the_same_ids_both_ways(torch, tmp_path):
+    import json
+
+    import transformers
+
+    from tests import vocabulary_file
+    from vlm_jax.data import text as tokenizers
+    from vlm_jax.models.convert import vocabularies
+
+    model = json.loads(Path(vocabulary_file.write(tmp_path / "gemma.json")).read_text(encoding="utf-8"))["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    there = transformers.Siglip2Tokenizer(model["vocab"], merges, add_bos_token=False, add_eos_token=True, padding_side="right")
+    there.save_pretrained(tmp_path / "theirs")
+    files.write_json(tmp_path / "theirs" / "config.json", {"model_type": "siglip"})
+    texts = ["A photo of a Dog.", "naïve 東京; two cats", "", "a red circle on a blue square " * 3]
+    expected = there(texts, padding="max_length", max_length=16, truncation=True)["input_ids"]
+    found = vocabularies.read(tmp_path / "theirs", "siglip")
+    assert found is not None and found.suffix == ".json"
+    (tmp_path / "kept.json").write_bytes(found.content)
+    loaded = tokenizers.Tokenizer(
+        str(tmp_path / "kept.json"), 16, found.pad, found.case, found.punctuation, found.begin, found.end
+    ).load()
+    np.testing.assert_array_equal(loaded(texts), expected)
+    (tmp_path / "again").mkdir()
+    vocabularies.write_tokenizer_json(tmp_path / "again", tmp_path / "kept.json", end=loaded.eos_id, pad=loaded.pad_id, length=16)
+    back = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    np.testing.assert_array_equal(back(texts, padding="max_length", max_length=16, truncation=True)["input_ids"], expected)
 
 
 def test_weights_only_pickles_are_read(torch, tmp_path):

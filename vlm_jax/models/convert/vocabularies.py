@@ -1,4 +1,4 @@
-"""Vocabularies in the files of other tokenizers, and back: CLIP's merges, SentencePiece models."""
+"""Vocabularies in the files of other tokenizers, and back: CLIP's merges, SentencePiece models, `tokenizer.json`."""
 
 import dataclasses
 import gzip
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import sentencepiece
+import tokenizers
 
 from vlm_jax.errors import InputError
 from vlm_jax.models.convert import files
@@ -18,21 +19,25 @@ _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 class Vocabulary:
     """A vocabulary as we keep it, and how its texts are prepared."""
 
-    suffix: Literal[".txt", ".model"]
-    """Merges, or a SentencePiece model."""
+    suffix: Literal[".txt", ".model", ".json"]
+    """Merges, a SentencePiece model, or a file of the tokenizers library."""
     content: bytes
     pad: Literal["pad", "eos", "zero"]
     case: Literal["keep", "lower"]
     punctuation: Literal["keep", "strip"]
+    begin: str = "auto"
+    end: str = "auto"
 
 
 def read(folder: Path, family: str) -> Vocabulary | None:
     """The vocabulary of a directory with a tokenizer; None where there is none that we read.
 
-    Gemma's, which SigLIP 2 has, defines a begin token that SigLIP 2 does not use; it is not read.
+    How texts are prepared is said by tokenizer_config.json and by `tokenizer_kwargs` of open_clip_config.json. SigLIP's texts begin with no
+    token, whatever the vocabulary has, and are filled on the right. SigLIP 2 lower-cases them; open_clip also strips their punctuation
+    for it, transformers does not, and neither do we with its directories.
 
     Args:
-      family: "clip" or "siglip", which decides how texts are padded and cleaned where tokenizer_config.json leaves it open.
+      family: "clip" or "siglip", which decides what these files leave open.
 
     Raises:
       InputError: a file is damaged.
@@ -48,12 +53,13 @@ def read(folder: Path, family: str) -> Vocabulary | None:
                 model.load_from_serialized_proto((folder / name).read_bytes())
             except RuntimeError as error:
                 raise InputError(f"tokenizer {folder / name}: not a SentencePiece model ({error})") from None
-            if model.bos_id() >= 0:
-                return None  # ours would begin with it, SigLIP's texts do not
-            lower = config.get("do_lower_case", family == "siglip")
-            plain = "Siglip" in str(config.get("tokenizer_class", "Siglip" if family == "siglip" else ""))
             content = (folder / name).read_bytes()
-            return Vocabulary(".model", content, _pad(config, "eos"), "lower" if lower else "keep", "strip" if plain else "keep")
+            begin = "auto" if model.bos_id() < 0 else _begin(config, family, "auto")
+            return Vocabulary(".model", content, _pad(config, "eos"), *_cleaning(folder, config, family), begin)
+    if (folder / "tokenizer.json").is_file():
+        begin, end = _begin(config, family, _template(folder)[0]), _name(config, "eos_token") or _template(folder)[1]
+        content = (folder / "tokenizer.json").read_bytes()
+        return Vocabulary(".json", content, _pad(config, "pad"), *_cleaning(folder, config, family), begin, end)
     return None
 
 
@@ -87,6 +93,19 @@ def write_sentencepiece(folder: Path, source: Path, *, pad: Literal["pad", "eos"
     files.write_json(folder / "tokenizer_config.json", config | {"model_max_length": length})
 
 
+def write_tokenizer_json(folder: Path, source: Path, *, end: int, pad: int, length: int) -> None:
+    """Writes transformers' tokenizer of SigLIP 2 around a `tokenizer.json`: it lower-cases, begins with no token.
+
+    Args:
+      end, pad: ids of the tokens that end and fill a text.
+    """
+    (folder / "tokenizer.json").write_bytes(source.read_bytes())
+    model = tokenizers.Tokenizer.from_file(str(source))
+    config = {"tokenizer_class": "Siglip2Tokenizer", "eos_token": model.id_to_token(end), "pad_token": model.id_to_token(pad)}
+    flags = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right", "model_max_length": length}
+    files.write_json(folder / "tokenizer_config.json", config | flags)
+
+
 def _merges(folder: Path) -> bytes | None:
     """merges.txt, or what tokenizer.json says of byte pairs with CLIP's end of words."""
     if (folder / "merges.txt").is_file():
@@ -114,14 +133,47 @@ def _config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def _name(config: dict[str, Any], key: str) -> str | None:
+    """The name of a special token."""
+    token = config.get(key)
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _begin(config: dict[str, Any], family: str, otherwise: str) -> str:
+    if family == "siglip" or config.get("add_bos_token") is False:
+        return "none"
+    return (_name(config, "bos_token") or "auto") if config.get("add_bos_token") else otherwise
+
+
+def _template(folder: Path) -> tuple[str, str]:
+    """The tokens that tokenizer.json puts before and after a text, as fields of `Vocabulary`."""
+    content: Any = files.read_json(folder / "tokenizer.json", "tokenizer")
+    processor = content.get("post_processor") if isinstance(content, dict) else None
+    parts = processor.get("processors", [processor]) if isinstance(processor, dict) else []
+    single = next((part["single"] for part in parts if isinstance(part, dict) and part.get("type") == "TemplateProcessing"), [])
+    names = [item.get("SpecialToken", {}).get("id") for item in single]
+    return (names[0] or "none", names[-1] or "auto") if names else ("none", "auto")
+
+
+def _cleaning(folder: Path, config: dict[str, Any], family: str) -> tuple[Any, Any]:
+    """Whether texts are lower-cased and their punctuation stripped, as fields of `Vocabulary`."""
+    file = folder / "open_clip_config.json"
+    theirs: Any = files.read_json(file, "open_clip") if file.is_file() else {}
+    for key in ("model_cfg", "text_cfg", "tokenizer_kwargs"):
+        theirs = theirs.get(key) or {} if isinstance(theirs, dict) else {}
+    if isinstance(theirs, dict) and theirs.get("clean"):
+        lower, plain = theirs["clean"] in ("canonicalize", "lower"), theirs["clean"] == "canonicalize"
+    else:
+        kind = str(config.get("tokenizer_class", "Siglip" if family == "siglip" else ""))
+        lower = config.get("do_lower_case", family == "siglip")
+        plain = kind.removesuffix("Fast") in ("Siglip", "SiglipTokenizer")
+    return "lower" if lower else "keep", "strip" if plain else "keep"
+
+
 def _pad(config: dict[str, Any], otherwise: Any) -> Any:
-    def name(key: str) -> str | None:
-        token = config.get(key)
-        return token.get("content") if isinstance(token, dict) else token
-
-    if name("pad_token") is None:
+    pad = _name(config, "pad_token")
+    if pad is None:
         return otherwise
-    if name("pad_token") == name("eos_token") or name("pad_token") in ("</s>", "<|endoftext|>"):
+    if pad == _name(config, "eos_token") or pad in ("</s>", "<|endoftext|>"):
         return "eos"
-    return "zero" if name("pad_token") == "!" else "pad"
-
+    return "zero" if pad == "!" else "pad"
