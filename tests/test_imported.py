@@ -39,6 +39,13 @@ def test_a_directory_is_imported_once_and_again_when_it_changes(theirs, tmp_path
         imported.resolve("hf:nowhere")
 
 
+def test_several_processes_are_told_to_convert_first(theirs, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="several processes; convert it first: python -m vlm_jax.convert hf:"):
+        imported.resolve(f"hf:{theirs}")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_it_is_evaluated_and_embedded_with(theirs, tmp_path, tiny_world):
     shards = str(tiny_world / "val-*.array_record")
     flags = ["--evaluators.retrieval.data", shards, "--evaluators.retrieval.limit", "8"]

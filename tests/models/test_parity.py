@@ -141,6 +141,11 @@ def test_siglip_through_the_names_of_open_clip_and_timm(oracles, tmp_path):
     found = pretrained.load(golden.hugging_face(tmp_path / "siglip", "siglip"))
     made, contents = open_clip.write(found.layout)
     weights = made.to_theirs(found.params)
+    trunk = {re.sub(r"blocks\.\d", "block", name.removeprefix("visual.trunk.")) for name in weights if name.startswith("visual.trunk.")}
+    layers = {"patch_embed.proj", "norm", *(f"attn_pool.{name}" for name in ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2"))}
+    layers |= {f"block.{name}" for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")}
+    assert trunk == {"pos_embed", "attn_pool.latent"} | {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
+    assert weights["visual.trunk.pos_embed"].shape == (1, 16, 48) and weights["visual.trunk.attn_pool.latent"].shape == (1, 1, 48)
     assert weights["visual.trunk.blocks.1.attn.qkv.weight"].shape == (144, 48)
     assert weights["visual.trunk.attn_pool.kv.weight"].shape == (96, 48)
     assert weights["text.text_projection.weight"].shape == (48, 32)
