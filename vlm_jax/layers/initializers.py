@@ -94,6 +94,25 @@ def clip_text(*, width: int, depth: int, mlp_dim: int) -> Initializers:
     )
 
 
+def gpt2(*, depth: int) -> Initializers:
+    """GPT-2 (Radford et al. 2019): N(0, 0.02) throughout, narrower where a block writes to the residual stream; positions N(0, 0.01)."""
+    normal, residual = initializers.normal(0.02), initializers.normal(0.02 * (2 * depth) ** -0.5)
+    return Initializers(
+        query_key_value=normal,
+        out=residual,
+        up=normal,
+        up_bias=initializers.zeros,
+        down=residual,
+        down_bias=initializers.zeros,
+        embedding=normal,
+        patch=normal,
+        positions=initializers.normal(0.01),
+        class_token=normal,
+        probe=normal,
+        projection=normal,
+    )
+
+
 def _torch_linear(fan_in: int) -> Initializer:
     return _uniform(fan_in**-0.5)
 

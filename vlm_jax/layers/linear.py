@@ -1,10 +1,15 @@
 """An affine map of the last axis."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
+
+Bias = Literal["learned", "none"]
+"""Whether the linear layers of a block have biases."""
 
 
 class Linear(nnx.Module):

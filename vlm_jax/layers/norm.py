@@ -1,9 +1,13 @@
 """Normalisation layers over the last axis. They compute in float32 (or wider) and return the dtype they were given."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+Name = Literal["layer_norm", "rms_norm"]
 
 
 class LayerNorm(nnx.Module):
@@ -32,3 +36,8 @@ class RMSNorm(nnx.Module):
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
         return (y * self.scale[...]).astype(x.dtype)
+
+
+def by_name(name: Name) -> type[LayerNorm] | type[RMSNorm]:
+    """The layer called `name`."""
+    return {"layer_norm": LayerNorm, "rms_norm": RMSNorm}[name]

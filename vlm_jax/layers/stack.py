@@ -6,9 +6,10 @@ are how the optimizer knows stacked parameters.
 
 import re
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -47,14 +48,49 @@ def apply(
     def body(x, block):
         return sharding.shard_batch(block(x, *args)), None
 
-    if remat != "none":
-        # A scan keeps the recomputation apart from the forward pass by itself.
-        body = jax.checkpoint(body, policy=_policy(remat), prevent_cse=loop == "unroll")
+    body = checkpointed(body, loop=loop, remat=remat)
     if loop == "scan":
         return jax.lax.scan(body, x, blocks)[0]
     for i in range(jax.tree.leaves(blocks)[0].shape[0]):
         x, _ = body(x, jax.tree.map(lambda w, i=i: w[i], blocks))
     return x
+
+
+def apply_each(
+    fn: Callable[[BlockT, Float[Array, "b *t d"], Any], tuple[Float[Array, "b *t d"], Any]],
+    blocks: BlockT,
+    x: Float[Array, "b *t d"],
+    each: Any = None,
+    *,
+    loop: Loop = "scan",
+) -> tuple[Float[Array, "b *t d"], Any]:
+    """x through all blocks in order, where each has arrays of its own and gives some back, such as keys and values.
+
+    Args:
+      fn: from a block, x and what is the block's own to x and what it gives back.
+      each: a pytree of arrays that lead with the depth axis, or None. What the blocks give back comes in the same form.
+    """
+
+    def body(x, block_and_own):
+        block, own = block_and_own
+        x, own = fn(block, x, own)
+        return sharding.shard_batch(x), own
+
+    if loop == "scan":
+        return jax.lax.scan(body, x, (blocks, each))
+    given = []
+    for i in range(jax.tree.leaves(blocks)[0].shape[0]):
+        x, own = body(x, jax.tree.map(lambda w, i=i: w[i], (blocks, each)))
+        given.append(own)
+    return x, jax.tree.map(lambda *y: jnp.stack(y), *given)
+
+
+def checkpointed(fn: Callable[..., Any], *, loop: Loop, remat: Remat) -> Callable[..., Any]:
+    """`fn`, the body of such a loop, whose backward pass computes again what `remat` says."""
+    if remat == "none":
+        return fn
+    # A scan keeps the recomputation apart from the forward pass by itself.
+    return jax.checkpoint(fn, policy=_policy(remat), prevent_cse=loop == "unroll")
 
 
 def _policy(remat):
