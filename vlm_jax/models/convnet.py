@@ -52,6 +52,11 @@ class Config:
         """Channels of the embedding."""
         return self.projection_dim or 2 * self.channels[-1]
 
+    @property
+    def token_dim(self) -> int:
+        """Channels of what `encode` gives."""
+        return self.channels[-1]
+
     def build(self, *, rngs: nnx.Rngs) -> "ConvNet":
         """A freshly initialised tower."""
         return ConvNet(self, rngs=rngs)

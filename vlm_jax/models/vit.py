@@ -58,6 +58,8 @@ class Config:
     """Whether the patch embedding has a bias; CLIP's has none."""
     pre_norm: Literal["none", "layer_norm"] = "none"
     """A norm between positions and the first block; CLIP has one."""
+    post_norm: Literal["layer_norm", "none"] = "layer_norm"
+    """A norm after the last block; with pool "none" it may be left out, as in open_clip's CoCa."""
     activation: activations.Name = "gelu_tanh"
     """In the MLPs; pretrained weights need the one they were trained with."""
     norm_epsilon: float = 1e-6
@@ -103,6 +105,8 @@ class Config:
                 )
         if self.stem == "conv" and (self.patch_size < 4 or self.patch_size & (self.patch_size - 1)):
             raise InputError(f"patch_size {self.patch_size}: stem 'conv' has stride 4, 8, 16 or a higher power of two")
+        if self.post_norm == "none" and self.pool != "none":
+            raise InputError(f"post_norm 'none': what pool {self.pool!r} takes is normalised; set pool to 'none'")
         if self.pool == "none" and (self.representation_dim or self.projection_dim):
             raise InputError("pool 'none' gives no vector to project: leave representation_dim and projection_dim 0")
 
@@ -121,6 +125,11 @@ class Config:
     def output_dim(self) -> int:
         """Channels of the embedding."""
         return self.projection_dim or self.representation_dim or self.width
+
+    @property
+    def token_dim(self) -> int:
+        """Channels of what `encode` gives."""
+        return self.width
 
     def build(self, *, rngs: nnx.Rngs) -> "ViT":
         """A freshly initialised tower."""
@@ -218,7 +227,8 @@ class ViT(nnx.Module):
             config.depth,
             rngs=rngs,
         )
-        self.norm = norm.LayerNorm(width, epsilon=config.norm_epsilon)
+        if config.post_norm == "layer_norm":
+            self.norm = norm.LayerNorm(width, epsilon=config.norm_epsilon)
         if config.pool == "map":
             self.head = pooling.AttentionPool(
                 width,
@@ -279,12 +289,13 @@ class ViT(nnx.Module):
     def encode(
         self, images: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None
     ) -> Float[Array, "b n d"]:
-        """Tokens after the final norm: the class token if there is one, then the patches, row-major.
+        """Tokens after the final norm, if there is one: the class token if there is one, then the patches, row-major.
 
         Raises:
           InputError: the patch does not divide the images.
         """
-        return self._output(self.norm(self.hidden(images, keep)))
+        x = self.hidden(images, keep)
+        return self._output(self.norm(x) if self.config.post_norm == "layer_norm" else x)
 
     def hidden(
         self, images: Float[Array, "b h w 3"], keep: Int[Array, "b m"] | None = None
