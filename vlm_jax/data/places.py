@@ -1,8 +1,8 @@
 """Where files are: paths, `shapes:NAME` for the embedded shapes world, and places behind a network, `gs://bucket/train.tar`.
 
 `shapes:train`, `shapes:val`, `shapes:held_out`, `shapes:trained_pairs` and `shapes:relations` name its shards,
-`shapes:tokenizer.model` and `shapes:classes.json` the files beside them, `shapes:clips` and `shapes:clips_val` clips of moving objects. The
-world is made on first use.
+`shapes:tokenizer.model` and `shapes:classes.json` the files beside them, `shapes:clips` and `shapes:clips_val` clips of moving objects,
+`shapes:pages` and `shapes:pages_val` interleaved pages with `shapes:pages.model`, their vocabulary. All are made on first use.
 
 A place with `://` is reached through fsspec, which has a package for each kind of store (gcsfs for gs://, s3fs for s3://). What such
 packages raise comes as OSError, as a disk would.
@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar
 
-from vlm_jax.data import moving_shapes, shapes
+from vlm_jax.data import interleaved_shapes, moving_shapes, shapes
 from vlm_jax.errors import InputError
 
 T = TypeVar("T")
@@ -41,8 +41,10 @@ def locate(path: str, field: str) -> str:
         return os.path.expanduser(path)
     if name in moving_shapes.COUNTS:
         return moving_shapes.ensure(name)
+    if name in (*interleaved_shapes.COUNTS, interleaved_shapes.TOKENIZER):
+        return interleaved_shapes.ensure(name)
     if name not in shapes.SPLITS + _FILES:
-        known = (*shapes.SPLITS, *moving_shapes.COUNTS, *_FILES)
+        known = (*shapes.SPLITS, *moving_shapes.COUNTS, *interleaved_shapes.COUNTS, *_FILES, interleaved_shapes.TOKENIZER)
         raise InputError(f"{field} {path}: the shapes world has {', '.join(known)}")
     world = shapes.World()
     folder = shapes.cache_folder(world)

@@ -1,0 +1,54 @@
+"""Pages of the shapes world: texts that are true of their scenes, and words that mean one thing on a page."""
+
+import numpy as np
+
+from vlm_jax.data import interleaved_shapes as pages
+from vlm_jax.data import places, shapes
+
+
+def test_a_page_follows_from_its_number_and_tells_the_truth():
+    kinds = set()
+    for index in range(40):
+        kind, told = pages.chunks("pages", index)
+        assert 4 <= len(told) <= 8
+        kinds.add(kind)
+        if kind == "captions":
+            for scene, text in told:
+                description = shapes.parse(text.removeprefix("Output: "))
+                assert description is not None and shapes.holds(description, scene)
+        if kind == "questions":
+            assert all(text.startswith("Question: ") and "? Answer: " in text for _, text in told)
+    assert kinds == {"captions", "questions", "words"}
+    assert pages.chunks("pages", 3) == pages.chunks("pages", 3) != pages.chunks("pages", 4)
+
+
+def test_a_word_stands_for_one_value_of_one_attribute_and_only_on_its_page():
+    meanings = {}
+    for seed in range(60):
+        told = pages.words(np.random.default_rng(seed), 6, pages.WORDS)
+        named = [text.removeprefix("Output: ") for _, text in told]
+        facts = [vars(scene.objects[0]) | {"background": scene.background} for scene, _ in told]
+
+        def tells(name, named=named, facts=facts):
+            values = {word: {fact[name] for w, fact in zip(named, facts, strict=True) if w == word} for word in named}
+            single = all(len(value) == 1 for value in values.values())
+            return single and len(set(map(tuple, values.values()))) == len(values)
+
+        fits = [name for name in pages.ATTRIBUTES if tells(name)]
+        assert fits and 1 <= len(set(named)) <= 3
+        for word, fact in zip(named, facts, strict=True):
+            meanings.setdefault(word, set()).add((fits[0], fact[fits[0]]))
+    assert meanings.keys() == set(pages.WORDS) and min(map(len, meanings.values())) > 3
+
+
+def test_the_vocabulary_is_made_once_where_its_place_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLM_JAX_CACHE", str(tmp_path))
+    file = places.locate("shapes:pages.model", "data.tokenizer.path")
+    from vlm_jax.data import text
+
+    tokenizer = text.Tokenizer(file, length=8).load()
+    assert 128 < tokenizer.vocab_size <= pages.PIECES
+    assert tokenizer.decode(tokenizer.encode("Output: a red circle")) == "Output: a red circle"
+    assert len(tokenizer.encode("Output: blicket")) < len(tokenizer.encode(f"Output: {pages.NEW_WORDS[1]}"))
+    record = pages.page("pages_val", 0)
+    assert len(record["items"]) % 2 == 0 and record["items"][0]["image"].startswith(b"\x89PNG")
