@@ -3,16 +3,16 @@
     pip install 'jax[tpu]'
     python benchmarks/plans.py
 
-Writes docs/plans.json after every recipe, two to five minutes each on two cores, and prints the table of docs/pods.md. What is there
-already from the same version of libtpu is left as it is; --again compiles it anew, --only takes the cases of these keys.
+Writes docs/plans.json after every case, two to five minutes each on two idle cores, and from it the tables and plans of docs/pods.md.
+What is there already from the same version of libtpu is left as it is; --again compiles it anew, --only takes the cases of these keys.
 """
 
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vlm_jax import config as configs
 from vlm_jax import files
@@ -21,6 +21,7 @@ from vlm_jax.training import tpu
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "docs" / "plans.json"
+DOCUMENT = ROOT / "docs" / "pods.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,31 +52,36 @@ CASES = (
     Case("lit_b16", "v5e:8x8"),
 )
 """Every recipe on what it is for."""
-SEARCHED = tuple(
-    Case("siglip_b16_32k", "v5e:16x16", fields)
-    for fields in (
-        {"remat": "none", "fsdp": 1},
-        {"remat": "full", "fsdp": 1},
-        {"remat": "names", "fsdp": 1},
-        {"remat": "none"},
-        {"remat": "full"},
-        {"remat": "dots", "fsdp": 1},
-        {"remat": "full", "fsdp": 1, "batch_size": 65_536},
-    )
+SEARCHED = (
+    *(
+        Case("siglip_b16_32k", "v5e:16x16", fields)
+        for fields in (
+            {"remat": "none", "fsdp": 1},
+            {"remat": "dots", "fsdp": 1},
+            {"remat": "full", "fsdp": 1},
+            {"remat": "names", "fsdp": 1},
+            {"remat": "none"},
+            {"remat": "full"},
+            {"remat": "full", "fsdp": 1, "batch_size": 65_536},
+        )
+    ),
+    Case("lit_b16", "v5e:8x8", {"remat": "none"}),
 )
-"""Neighbours of the first: rows beside those of others, and whether the recipe is the best of them."""
-
-
+"""Neighbours of the recipes: rows beside those of others, and whether a recipe is the best of them."""
 BESIDE = (
-    ("blocks unrolled, nothing recomputed", 13.2, 282, "siglip_b16_32k v5e:16x16 remat=none fsdp=1"),
-    ("scan, everything recomputed", 4.3, 325, "siglip_b16_32k v5e:16x16 remat=full fsdp=1"),
-    ("the recipe", None, None, "siglip_b16_32k v5e:16x16"),
-    ("the recipe, nothing recomputed", None, None, "siglip_b16_32k v5e:16x16 remat=none"),
-    ("65,536 pairs, everything recomputed", 5.8, 775, "siglip_b16_32k v5e:16x16 remat=full fsdp=1 batch_size=65536"),
-    ("L/16 at 256 px, everything recomputed", 12.9, 1101, "siglip_l16_256 v5e:16x16"),
-    ("So400m/14, everything recomputed", 16.4, 1866, "siglip_so400m14 v5e:16x16"),
+    ("nothing recomputed; theirs unrolled", "13.2 GB, 282 ms", "siglip_b16_32k v5e:16x16 remat=none fsdp=1"),
+    ("outputs of dense layers kept", "10.5 GB, 340 ms", "siglip_b16_32k v5e:16x16 remat=dots fsdp=1"),
+    ("everything recomputed", "4.3 GB, 325 ms", "siglip_b16_32k v5e:16x16 remat=full fsdp=1"),
+    ("the recipe", "", "siglip_b16_32k v5e:16x16"),
+    ("65,536 pairs, everything recomputed", "5.8 GB, 775 ms", "siglip_b16_32k v5e:16x16 remat=full fsdp=1 batch_size=65536"),
+    ("L/16 at 256 px, everything recomputed", "12.9 GB, 1,101 ms", "siglip_l16_256 v5e:16x16"),
+    ("So400m/14, everything recomputed", "16.4 GB, 1,866 ms", "siglip_so400m14 v5e:16x16"),
 )
-"""big_vision's step by peak gigabytes and milliseconds of cycles, compiled by us with another libtpu, and the case of ours."""
+"""big_vision's step, compiled with another libtpu: peak memory and time of the cycles, and the case of ours."""
+SHOWN = ("siglip_b16_32k v5e:16x16", "siglip_b16_1m v5e:16x16")
+"""Plans that the document shows as they are printed."""
+
+Kept = Mapping[str, plan.Plan]
 
 
 def compile_case(case: Case) -> plan.Plan:
@@ -84,52 +90,80 @@ def compile_case(case: Case) -> plan.Plan:
     return plan.make(search.changed(config, case.fields), case.topology, recipe=case.recipe, fields=case.fields)
 
 
-def read() -> dict[str, Any]:
+def read() -> dict[str, plan.Plan]:
     """What is kept, by key."""
-    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    return {key: plan.from_json(row) for key, row in json.loads(KEPT.read_text()).items()} if KEPT.exists() else {}
 
 
-def markdown(kept: Mapping[str, Any], cases: tuple[Case, ...]) -> str:
-    """The cases as a table for docs/pods.md; what was not compiled says so."""
+def keep(key: str, made: plan.Plan) -> None:
+    """Writes a plan to the others."""
+    rows = {name: plan.to_json(each) for name, each in sorted((read() | {key: made}).items())}
+    files.write_text(KEPT, json.dumps(rows, indent=1) + "\n")
+
+
+def recipes(kept: Kept, cases: Sequence[Case]) -> str:
+    """The cases as a table; what was not compiled says so."""
     lines = [
-        "| recipe | topology | mesh, remat, chunks | state GB | peak GB | of | GFLOP a pair | at 40 % ms | cycles ms | exchanged MB, ms |",
+        "| recipe | topology | mesh, remat, chunks | state | peak | of | FLOPs a pair | at 40 % | cycles | exchanged |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in cases:
-        row = kept.get(case.key)
-        if row is None:
-            lines.append(f"| {case.recipe} | {case.topology} | {case.fields or ''} | not recorded | | | | | | |")
+        if case.key not in kept:
+            changed = ", ".join(f"{name} {value}" for name, value in case.fields.items())
+            lines.append(f"| {case.recipe} | {case.topology} | {changed} | not recorded | | | | | | |")
             continue
-        mesh = " x ".join(str(row["mesh"][axis]) for axis in ("data", "fsdp"))
-        peak = f"{row['peak'] / 1e9:.1f}" if row["peak"] else f"does not fit ({row['asked'] / 1e9:.1f})" if row["asked"] else "does not fit"
+        made = kept[case.key]
         exchanged = ""
-        if row["collectives"] is not None:
-            exchanged = f"{sum(found['bytes'] for found in row['collectives']) / 1e6:,.0f}, {row['exchange_milliseconds']:.0f}"
-        cycles = f"{row['compute_milliseconds']:,.0f}" if row["compute_milliseconds"] else ""
-        batch = f", {row['batch_size']:,} pairs" if "batch_size" in row["fields"] else ""
-        lines.append(
-            f"| {row['recipe']} | {row['topology']} | {mesh}, {row['remat']}, {row['microbatches']}{batch} | "
-            f"{sum(row['parts'].values()) / 1e9:.2f} | {peak} | {row['memory'] / 1e9:.0f} | {row['flops_per_example'] / 1e9:.0f} | "
-            f"{row['roofline_milliseconds']:,.0f} | {cycles} | {exchanged} |"
+        if made.collectives is not None and made.exchange_milliseconds is not None:
+            size = sum(found.bytes for found in made.collectives)
+            exchanged = f"{words.scaled(size, 'B')}, {words.milliseconds(made.exchange_milliseconds)}"
+        batch = f", {made.batch_size:,} pairs" if "batch_size" in made.fields else ""
+        cells = (
+            made.recipe,
+            made.topology,
+            f"{_mesh(made)}, {made.remat}, {made.microbatches}{batch}",
+            words.scaled(made.state, "B"),
+            _peak(made),
+            words.scaled(made.memory, "B"),
+            words.scaled(made.flops_per_example, ""),
+            words.milliseconds(made.roofline_milliseconds),
+            words.milliseconds(made.compute_milliseconds) if made.compute_milliseconds else "",
+            exchanged,
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def beside(kept: Mapping[str, Any]) -> str:
-    """Ours beside big_vision's as a table: peak gigabytes and milliseconds of the compiler's cycles."""
-    lines = ["| SigLIP on v5e:16x16 | big_vision's | ours: mesh | peak GB | cycles ms |", "|---|---|---|---|---|"]
-    for name, peak, milliseconds, key in BESIDE:
-        theirs = f"{peak} GB, {milliseconds:,} ms" if peak else ""
-        row = kept.get(key)
-        if row is None:
-            lines.append(f"| {name} | {theirs} | not recorded | | |")
-        elif row["peak"] is None:
-            asked = f" ({row['asked'] / 1e9:.1f})" if row["asked"] else ""
-            lines.append(f"| {name} | {theirs} | {row['mesh']['data']} x {row['mesh']['fsdp']} | does not fit{asked} | |")
-        else:
-            mesh = f"{row['mesh']['data']} x {row['mesh']['fsdp']}"
-            lines.append(f"| {name} | {theirs} | {mesh} | {row['peak'] / 1e9:.1f} | {row['compute_milliseconds']:,.0f} |")
+def beside(kept: Kept) -> str:
+    """Ours beside big_vision's as a table."""
+    lines = ["| SigLIP on v5e:16x16 | big_vision's | ours: mesh | peak | cycles |", "|---|---|---|---|---|"]
+    for name, theirs, key in BESIDE:
+        made = kept.get(key)
+        cycles = words.milliseconds(made.compute_milliseconds) if made and made.compute_milliseconds else ""
+        ours = f"{_mesh(made)} | {_peak(made)} | {cycles}" if made else "not recorded | |"
+        lines.append(f"| {name} | {theirs} | {ours} |")
     return "\n".join(lines)
+
+
+def document(text: str, kept: Kept) -> str:
+    """The document with what is between its markers made anew."""
+    shown = "\n\n".join(f"```text\n{words.report(kept[key])}\n```" for key in SHOWN if key in kept)
+    parts = {"printed": shown, "recipes": recipes(kept, CASES), "beside": beside(kept), "searched": recipes(kept, SEARCHED)}
+    for name, made in parts.items():
+        marker = f"<!-- {name}: benchmarks/plans.py -->"
+        pattern = re.compile(f"{re.escape(marker)}\n.*?\n<!-- end -->", re.DOTALL)
+        text = pattern.sub(lambda _, marker=marker, made=made: f"{marker}\n{made}\n<!-- end -->", text)
+    return text
+
+
+def _mesh(made: plan.Plan) -> str:
+    return f"{made.mesh['data']} x {made.mesh['fsdp']}"
+
+
+def _peak(made: plan.Plan) -> str:
+    if made.peak:
+        return words.scaled(made.peak, "B")
+    return f"does not fit ({words.scaled(made.asked, 'B')})" if made.asked else "does not fit"
 
 
 def main() -> None:
@@ -137,14 +171,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="KEY", help="such as 'siglip_b16_32k v4:4x4x4'")
     parser.add_argument("--again", action="store_true", help="also what is there already")
     options = parser.parse_args()
+    known = {case.key for case in CASES + SEARCHED}
+    for key in set(options.only or ()) - known:
+        parser.error(f"--only: there is no {key!r}; there are\n  " + "\n  ".join(sorted(known)))
     for case in CASES + SEARCHED:
-        kept = read()
-        if case.key not in (options.only or [case.key]) or (not options.again and kept.get(case.key, {}).get("compiler") == tpu.compiler()):
+        before = read().get(case.key)
+        if case.key not in (options.only or known) or (not options.again and before and before.compiler == tpu.compiler()):
             continue
         made = compile_case(case)
         print(words.report(made), flush=True)
-        files.write_text(KEPT, json.dumps(dict(sorted((read() | {case.key: plan.to_json(made)}).items())), indent=1) + "\n")
-    print(f"\n{markdown(read(), CASES)}\n\n{markdown(read(), SEARCHED)}\n\n{beside(read())}\n\ncompiled, not run\n{KEPT}")
+        keep(case.key, made)
+        files.write_text(DOCUMENT, document(DOCUMENT.read_text(), read()))
+    files.write_text(DOCUMENT, document(DOCUMENT.read_text(), read()))
+    print(f"\n{KEPT}\n{DOCUMENT}")
 
 
 if __name__ == "__main__":

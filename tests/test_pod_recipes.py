@@ -4,8 +4,10 @@ After a change that is meant: python tests/test_pod_recipes.py, and python bench
 """
 
 import dataclasses
+import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -75,8 +77,19 @@ def test_the_clipa_stages_fit_together():
     assert cheap.data.image.size == finish.data.image.size / 2 and cheap.data.tokenizer.length < finish.data.tokenizer.length
 
 
+def test_the_document_shows_the_plans_that_are_kept(monkeypatch):
+    spec = importlib.util.spec_from_file_location("plans", ROOT / "benchmarks" / "plans.py")
+    assert spec and spec.loader
+    plans = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, plans)  # where dataclasses look for annotations
+    spec.loader.exec_module(plans)
+    text = (ROOT / "docs" / "pods.md").read_text()
+    assert plans.document(text, plans.read()) == text, "python benchmarks/plans.py"
+    assert plans.document(text, {}) != text, "the markers are there"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "depth"), [("siglip_b16_32k", None), ("siglip_so400m14", 2), ("siglip_b16_1m", 2), ("clip_b16_32k", 2)])
+@pytest.mark.parametrize(("recipe", "depth"), [(recipe, None if recipe == "siglip_b16_32k" else 2) for recipe in RECIPES])
 def test_the_step_compiles_for_its_pod_within_the_memory_of_a_chip(recipe, depth):
     """In full, or with the same widths, batch and mesh at depth 2."""
     if not tpu.compiler():
@@ -87,9 +100,9 @@ def test_the_step_compiles_for_its_pod_within_the_memory_of_a_chip(recipe, depth
         towers = {name: dataclasses.replace(getattr(config.system, name), depth=depth) for name in ("image", "text")}
         config = dataclasses.replace(config, system=dataclasses.replace(config.system, **towers))
     made = plan.make(config, topology(recipe), recipe=recipe)
+    assert made.fits and made.peak and made.whole == []
     print(f"{recipe} at depth {depth or 'full'}: peak {made.peak / 1e9:.2f} GB, compiled in {made.compile_seconds:.0f} s")
-    assert made.fits and made.whole == []
-    assert {axis for found in made.collectives for axis in found.axes} == {"data", "fsdp"}
+    assert {axis for found in made.collectives or () for axis in found.axes} == {"data", "fsdp"}
     kept = KEPT.get(f"{recipe} {topology(recipe)}")
     if kept and kept["compiler"] == made.compiler:
         assert made.peak <= 1.001 * kept["peak"]

@@ -9,6 +9,7 @@ from vlm_jax import config as configs
 from vlm_jax import files
 from vlm_jax.errors import DONE, InputError
 from vlm_jax.planning import page, plan, search, words
+from vlm_jax.training import tpu
 
 PROG = "python -m vlm_jax.plan"
 DESCRIPTION = (
@@ -23,23 +24,34 @@ def main(arguments: Sequence[str]) -> int:
     default, description = configs.load_recipe(options.recipe)
     config = configs.parse(default, overrides, prog=f"{PROG} {options.recipe}", description=description)
     name, target = Path(options.recipe).stem, search.Target(options.topology, options.slices, options.efficiency, options.examples)
-    out = Path(options.out or f"plans/{name}")
+    slices = f"-{options.slices}-slices" if options.slices > 1 else ""
+    out = Path(options.out or f"plans/{name}/{options.topology.replace(':', '-')}{slices}")
+    tpu.sides(options.topology)
+    _write([], out)
     if options.search:
-        found = search.search(config, name, target, say=print)
-        print(f"\n{words.table(found)}")
-        written = {"search": [plan.to_json(each) for each in found]}
+        found = search.search(config, name, target, say=_say, keep=lambda found: _write(found, out), vary=options.vary)
+        print(f"\n{words.table(found)}\nthe first: {found[0].flags or 'the recipe'}")
     else:
-        made = search.with_change(config, name, target, say=print)
-        print(words.report(made))
-        found, written = [made], plan.to_json(made)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        files.write_text(out / "plan.json", json.dumps(written, indent=1) + "\n")
-        files.write_text(out / "plan.html", page.page(found))
-    except OSError as error:
-        raise InputError(f"out {out}: {error.strerror or error}; choose another --out") from None
+        found = [search.with_change(config, name, target, say=_say)]
+        print(words.report(found[0]))
+    _write(found, out)
     print(f"\n{out / 'plan.json'}\n{out / 'plan.html'}")
     return DONE
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _write(found: Sequence[plan.Plan], out: Path) -> None:
+    """What there is: nothing yet, which only makes the folder, one plan, or the neighbours that a search has compiled so far."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if found:
+            files.write_text(out / "plan.json", json.dumps([plan.to_json(each) for each in found], indent=1) + "\n")
+            files.write_text(out / "plan.html", page.page(found))
+    except OSError as error:
+        raise InputError(f"out {out}: {error.strerror or error}; choose another --out") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,13 +68,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--slices", type=int, default=1, metavar="N", help="slices of that topology, with `data` between them (default: 1)")
     parser.add_argument(
-        "--search", action="store_true", help="compile neighbours of the recipe (remat, mesh, chunks, batch) and print them, best first"
+        "--search",
+        action="store_true",
+        help=f"compile some ten neighbours of the recipe ({', '.join(search.FIELDS)}) and print them, best first",
+    )
+    parser.add_argument(
+        "--vary",
+        nargs="+",
+        default=search.FIELDS,
+        choices=search.FIELDS,
+        metavar="FIELD",
+        help="what the search varies (default: all four)",
     )
     parser.add_argument(
         "--efficiency", type=float, default=plan.EFFICIENCY, metavar="SHARE", help="of the peak, for the roofline (default: %(default)s)"
     )
     parser.add_argument("--examples", type=int, metavar="N", help="examples of an epoch, where durations are in epochs")
-    parser.add_argument("--out", metavar="DIR", help="for plan.json and plan.html (default: plans/<recipe>)")
+    parser.add_argument("--out", metavar="DIR", help="for plan.json and plan.html (default: plans/<recipe>/<topology>)")
     return parser
 
 

@@ -41,6 +41,7 @@ def test_a_state_started_in_its_parts_takes_what_was_counted(config):
         alive = sum(shard.data.nbytes for x in jax.tree.leaves(state) for shard in x.addressable_shards if shard.device == device)
         assert alive == counted < 0.4 * whole
     memory = compiled_init.memory_analysis()
+    assert memory is not None
     assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 0.8 * whole, "nothing whole on the way, either"
 
 
@@ -59,6 +60,11 @@ def test_what_the_compiler_says_stands_beside_what_is_exact(planned, config):
     )
 
 
+def test_shapes_are_counted_on_a_mesh_that_leaves_sharding_to_the_compiler(config):
+    """As a real one does: where axes are explicit by default, reshaping a sharded image is refused."""
+    assert set(shapes.abstract_mesh(config, 8).axis_types) == {jax.sharding.AxisType.Auto}
+
+
 def test_recomputation_is_counted(config, planned):
     again = search.changed(config, {"remat": "full"})
     made = shapes.program(again, shapes.abstract_mesh(again, 8))
@@ -73,6 +79,15 @@ def test_a_plan_is_read_from_text_json_and_page(planned):
     assert kept["fits"] and kept["peak"] == planned.peak and kept["mesh"] == {"data": 2, "fsdp": 4, "model": 1}
     shown = page.page([dataclasses.replace(planned, recipe="<script>alert(1)</script>"), planned])
     assert "<script" not in shown and "Compiled, not run" in shown and "http" not in shown.replace("http-equiv", "")
+    assert "<title>tiny on 4 slices of v5e:2x4</title>" in page.page([dataclasses.replace(planned, slices=4)])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0.00 B"), (105_000, "105 kB"), (999.6e6, "1.00 GB"), (5.166e9, "5.17 GB"), (0.2262, "226 mB"), (2.5e-7, "250 nB")],
+)
+def test_sizes_and_times_take_the_unit_that_suits_them(value, shown):
+    assert words.scaled(value, "B") == shown
 
 
 def test_without_the_compiler_the_state_is_counted_and_the_rest_said_to_be_missing(config, monkeypatch, planned):
@@ -88,7 +103,7 @@ def test_without_the_compiler_the_state_is_counted_and_the_rest_said_to_be_missi
 def test_the_command_writes_json_and_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tpu, "compiler", lambda: "")
     assert entry.main([RECIPE, "--topology", TOPOLOGY, "--out", str(tmp_path / "p"), "--mesh.fsdp", "2", "--batch-size", "32"]) == 0
-    kept = json.loads((tmp_path / "p" / "plan.json").read_text())
+    (kept,) = json.loads((tmp_path / "p" / "plan.json").read_text())
     assert (kept["mesh"]["fsdp"], kept["batch_size"]) == (2, 32)
     assert (tmp_path / "p" / "plan.html").read_text().startswith("<!doctype html>")
     assert str(tmp_path / "p" / "plan.html") in capsys.readouterr().out
@@ -101,6 +116,10 @@ def test_the_command_writes_json_and_page(tmp_path, monkeypatch, capsys):
         (("--batch-size", "12"), "batch_size 12 is not divisible by 8"),
         (("--steps", "2 epochs"), "the size of an epoch is not known"),
         (("--mesh.fsdp", "3"), "does not make up the 8 devices"),
+        (("--slices", "0"), "slices 0: must be at least 1"),
+        (("--topology", "v5e:2x2x2"), "a slice of v5e has 2 sides"),
+        (("--topology", "v4:2x4"), "a slice of v4 has 3 sides, such as v4:4x4x4"),
+        (("--out", __file__), "choose another --out"),
     ],
 )
 def test_what_cannot_be_planned_is_said(flags, message, tmp_path, monkeypatch):
@@ -138,12 +157,37 @@ def test_the_nearest_change_that_fits_is_named(config, planned, monkeypatch):
 
 def test_a_search_goes_on_from_the_best_and_lists_the_best_first(config, planned, monkeypatch):
     _pretend(monkeypatch, planned)
-    found = search.search(config, "tiny", search.Target(TOPOLOGY, devices=jax.devices()), say=lambda _: None)
+    kept = []
+    found = search.search(config, "tiny", search.Target(TOPOLOGY, devices=jax.devices()), say=lambda _: None, keep=kept.append)
     assert found[0].fields == {"remat": "full", "microbatches": 2}
-    assert [each.fits for each in found] == sorted((each.fits for each in found), reverse=True)
+    assert found[0].flags == "--system.image.remat full --system.text.remat full --microbatches 2"
+    fits = [bool(each.fits) for each in found]
+    assert fits == sorted(fits, reverse=True)
     assert sum(not each.fields for each in found) == 1, "the recipe as it is stands among them"
+    assert [len(each) for each in kept] == list(range(1, len(found) + 1)) and kept[-1] == found, "nothing is lost when it is stopped"
     table = words.table(found)
     assert table.splitlines()[1].split()[5] == "full" and "* " in table
+    fewer = search.search(config, "tiny", search.Target(TOPOLOGY, devices=jax.devices()), say=lambda _: None, vary=["remat"])
+    assert {name for each in fewer for name in each.fields} == {"remat"}
+
+
+def test_a_neighbour_that_cannot_work_is_said_and_passed_over(config, planned, monkeypatch):
+    """As a model with batch statistics refuses chunks."""
+    _pretend(monkeypatch, planned)
+    formula = plan.make
+
+    def refuse(config, topology, **options):
+        if config.microbatches > 1:
+            raise InputError("microbatches: not with batch statistics")
+        return formula(config, topology, **options)
+
+    monkeypatch.setattr(plan, "make", refuse)
+    said = []
+    target = search.Target(TOPOLOGY, devices=jax.devices())
+    assert not any("microbatches" in each.fields for each in search.search(config, "tiny", target, say=said.append))
+    assert any(line.endswith("--microbatches 2: microbatches: not with batch statistics") for line in said)
+    found = search.with_change(config, "tiny", target, say=said.append)
+    assert not found.fits and not found.change and "none of the changes that were tried makes it fit" in words.report(found)
 
 
 def test_a_ring_sends_what_its_devices_lack():

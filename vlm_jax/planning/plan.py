@@ -58,6 +58,8 @@ class Plan:
     collectives: tuple[compiled.Collective, ...] | None
     compile_seconds: float | None
     note: str = ""
+    flags: str = ""
+    """That make it of the recipe, where a search has changed something."""
     change: str = ""
     """The nearest change with which it fits, where it does not."""
 
@@ -113,6 +115,8 @@ def make(
     Raises:
       InputError: the topology or the configuration cannot work.
     """
+    if slices < 1:
+        raise InputError(f"slices {slices}: must be at least 1")
     if not 0 < efficiency <= 1:
         raise InputError(f"efficiency {efficiency}: a share of the peak, above 0 and up to 1")
     chip, number = tpu.chip(topology), slices * math.prod(tpu.sides(topology))
@@ -166,18 +170,29 @@ def _note(result: compiled.Compiled | None, slices: int) -> str:
     return "what goes from slice to slice is sent by the hosts and is not among the exchanges" if between else result.note
 
 
+def towers(system: Any) -> dict[str, Any]:
+    """The configurations within a system that have a policy of recomputation, by field."""
+    found = {field.name: getattr(system, field.name) for field in dataclasses.fields(system)}
+    return {name: tower for name, tower in found.items() if hasattr(tower, "remat")}
+
+
 def remat(system: Any) -> str:
     """What the towers of a system compute again, such as `names`; `image full, text none` where they differ."""
-    found = {field.name: getattr(system, field.name) for field in dataclasses.fields(system)}
-    policies = {name: tower.remat for name, tower in found.items() if hasattr(tower, "remat")}
+    policies = {name: tower.remat for name, tower in towers(system).items()}
     return next(iter(policies.values())) if len(set(policies.values())) == 1 else ", ".join(f"{k} {v}" for k, v in policies.items())
 
 
 def with_remat(system: Any, policy: str) -> Any:
     """The system with one policy for all of its towers."""
-    found = {field.name: getattr(system, field.name) for field in dataclasses.fields(system)}
-    towers = {name: dataclasses.replace(tower, remat=policy) for name, tower in found.items() if hasattr(tower, "remat")}
-    return dataclasses.replace(system, **towers)
+    return dataclasses.replace(system, **{name: dataclasses.replace(tower, remat=policy) for name, tower in towers(system).items()})
+
+
+def from_json(row: dict[str, Any]) -> Plan:
+    """What `to_json` has written."""
+    own = {field.name: row[field.name] for field in dataclasses.fields(Plan) if field.name in row}
+    if own["collectives"] is not None:
+        own["collectives"] = tuple(compiled.Collective(**found | {"axes": tuple(found["axes"])}) for found in own["collectives"])
+    return Plan(**own)
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vlm_jax.config import Config
@@ -12,7 +12,9 @@ from vlm_jax.planning.plan import Plan
 from vlm_jax.training import sharding, tpu
 
 Fields = dict[str, Any]
-"""What is other than in the recipe, by field: remat, fsdp, microbatches, batch_size."""
+"""What is other than in the recipe, by field: some of `FIELDS`."""
+FIELDS = ("remat", "fsdp", "microbatches", "batch_size")
+"""What a search varies, in this order."""
 POLICIES = ("none", "names", "dots", "full")
 
 
@@ -42,9 +44,10 @@ def changed(config: Config, fields: Fields) -> Config:
     return dataclasses.replace(config, **fields)
 
 
-def described(fields: Fields) -> str:
+def described(config: Config, fields: Fields) -> str:
     """The flags that make the change."""
-    flags = {"remat": "--system.image.remat {0} --system.text.remat {0}", "fsdp": "--mesh.data -1 --mesh.fsdp {0}"}
+    remat = " ".join(f"--system.{name}.remat {{0}}" for name in plan.towers(config.system))
+    flags = {"remat": remat, "fsdp": "--mesh.data -1 --mesh.fsdp {0}"}
     return " ".join(flags.get(name, f"--{name.replace('_', '-')} {{0}}").format(value) for name, value in fields.items())
 
 
@@ -54,10 +57,14 @@ def with_change(config: Config, recipe: str, target: Target, say: Callable[[str]
     if made.fits is not False or (not tpu.compiler() and target.devices is None):
         return made
     for fields in ladder(config, target):
-        say(f"it does not fit; trying {described(fields)}")
-        if _make(config, recipe, target, fields).fits:
-            return dataclasses.replace(made, change=described(fields))
-    return dataclasses.replace(made, change="")
+        say(f"it does not fit; trying {described(config, fields)}")
+        try:
+            changed_plan = _make(config, recipe, target, fields)
+            if changed_plan.fits:
+                return dataclasses.replace(made, change=changed_plan.flags)
+        except InputError as error:  # such as chunks where a model has batch statistics
+            say(str(error))
+    return dataclasses.replace(made, note=f"{made.note}; none of the changes that were tried makes it fit".removeprefix("; "))
 
 
 def ladder(config: Config, target: Target) -> Iterator[Fields]:
@@ -79,43 +86,60 @@ def ladder(config: Config, target: Target) -> Iterator[Fields]:
             yield fields
 
 
-def search(config: Config, recipe: str, target: Target, say: Callable[[str], object]) -> list[Plan]:
+def search(
+    config: Config,
+    recipe: str,
+    target: Target,
+    say: Callable[[str], object],
+    keep: Callable[[list[Plan]], object] = lambda _: None,
+    vary: Sequence[str] = FIELDS,
+) -> list[Plan]:
     """Compiles one neighbour after the other and goes on from the best; returns all, the best first.
 
     The fields are varied one at a time, in the order remat, fsdp, microbatches, batch_size: so many compilations as there are values, and
     not as many as there are combinations.
 
+    Args:
+      keep: gets what there is after every compilation, the best first.
+      vary: some of `FIELDS`.
+
     Raises:
-      InputError: there is no compiler.
+      InputError: there is no compiler, or the configuration cannot work.
     """
     if not tpu.compiler() and target.devices is None:
         raise InputError(f"search: there is nothing to compare without a compiler; install libtpu, {tpu.INSTALL}")
-    found: list[Plan] = []
-
-    def attempt(fields: Fields) -> None:
-        if any(each.fields == fields for each in found):
-            return
-        found.append(_make(config, recipe, target, fields))
-        say(words.table(found[-1:]).splitlines()[1])
-
     say(words.table([]).splitlines()[0])
-    attempt({})
+    found: list[Plan] = []
+    for fields in _neighbours(config, target, found, vary):
+        try:
+            found.append(_make(config, recipe, target, fields))
+        except InputError as error:
+            if not fields:
+                raise
+            say(f"  {described(config, fields)}: {error}")
+            continue
+        say(words.table(found[-1:]).splitlines()[1])
+        keep(sorted(found, key=_rank))
+    return sorted(found, key=_rank)
+
+
+def _neighbours(config: Config, target: Target, found: list[Plan], vary: Sequence[str]) -> Iterator[Fields]:
+    """The recipe as it is; then field by field the best that is found so far, with every other value of that field."""
+    yield {}
     for name, values in _values(config, target).items():
         best = min(found, key=_rank)
-        for value in values:
-            attempt(best.fields | {name: value})
-    return sorted(found, key=_rank)
+        for value in values if name in vary else ():
+            yield best.fields | {name: value}
 
 
 def _values(config: Config, target: Target) -> dict[str, list[Any]]:
     """What is tried of every field, without what the recipe has."""
-    axes = config.mesh.axes(target.number)
+    axes, k = config.mesh.axes(target.number), config.microbatches
     parts = axes["data"] * axes["fsdp"]
-    chunks = [k for k in (1, 2, 4) if k != config.microbatches and config.batch_size % (parts * k) == 0]
     return {
         "remat": [policy for policy in POLICIES if _policies(config) != {policy}] if _policies(config) else [],
         "fsdp": [fsdp for fsdp in _divisors(config, target) if fsdp != axes["fsdp"]],
-        "microbatches": chunks,
+        "microbatches": [chunks for chunks in (k // 2, 2 * k, 4 * k) if chunks and config.batch_size % (parts * chunks) == 0],
         "batch_size": [2 * config.batch_size],
     }
 
@@ -128,8 +152,7 @@ def _divisors(config: Config, target: Target) -> list[int]:
 
 
 def _policies(config: Config) -> set[str]:
-    towers = [getattr(config.system, field.name) for field in dataclasses.fields(config.system)]
-    return {tower.remat for tower in towers if hasattr(tower, "remat")}
+    return {tower.remat for tower in plan.towers(config.system).values()}
 
 
 def _rank(made: Plan) -> tuple[bool, float]:
@@ -138,4 +161,5 @@ def _rank(made: Plan) -> tuple[bool, float]:
 
 def _make(config: Config, recipe: str, target: Target, fields: Fields) -> Plan:
     options = {name: getattr(target, name) for name in ("slices", "efficiency", "examples", "devices")}
-    return plan.make(changed(config, fields), target.topology, recipe=recipe, fields=fields, **options)
+    made = plan.make(changed(config, fields), target.topology, recipe=recipe, fields=fields, **options)
+    return dataclasses.replace(made, flags=described(config, fields))

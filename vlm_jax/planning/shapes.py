@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.sharding import AxisType
 
 from vlm_jax import program as programs
 from vlm_jax.config import Config
@@ -115,7 +116,7 @@ def abstract_mesh(config: Config, devices: int) -> jax.sharding.AbstractMesh:
       InputError: its sizes do not make up the number of devices.
     """
     axes = config.mesh.axes(devices)
-    return jax.sharding.AbstractMesh(tuple(axes.values()), tuple(axes))
+    return jax.sharding.AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
 
 
 def _name(axis: Any) -> str:

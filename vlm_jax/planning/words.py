@@ -4,25 +4,27 @@ from collections.abc import Sequence
 
 from vlm_jax.planning.plan import Plan
 
+PREFIXES = {-3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
+"""Powers of a thousand."""
+
 
 def report(plan: Plan) -> str:
     """Everything that is known of one plan."""
-    slices = f" x {plan.slices} slices" if plan.slices > 1 else ""
     compiler = f", libtpu {plan.compiler}" if plan.compiler else ""
     lines = [
-        f"{plan.recipe} on {plan.topology}{slices}: {plan.how}{compiler}",
+        f"{title(plan)}: {plan.how}{compiler}",
         setting(plan),
         "",
         "memory of a device",
-        *(f"  {name:38}{gigabytes(size)}" for name, size in memory(plan)),
-        f"  {'of the chip':38}{gigabytes(plan.memory)}",
+        *(f"  {name:38}{scaled(size, 'B'):>9}" for name, size in memory(plan)),
+        f"  {'of the chip':38}{scaled(plan.memory, 'B'):>9}",
         f"  {verdict(plan)}",
     ]
     if plan.whole:
         lines += ["", "held whole by every device although larger than 1 MB:", *(f"  {name}" for name in plan.whole)]
     elif plan.mesh["fsdp"] * plan.mesh["model"] > 1:
         lines += ["", "no array larger than 1 MB is held whole by every device"]
-    lines += ["", "arithmetic", *(f"  {name:38}{value}" for name, value in arithmetic(plan))]
+    lines += ["", "arithmetic", *(f"  {name:38}{value:>9}{remark}" for name, value, remark in arithmetic(plan))]
     if plan.collectives is not None:
         lines += ["", "exchanges of a step, on one device", *collectives(plan)]
     if plan.compile_seconds is not None:
@@ -30,6 +32,11 @@ def report(plan: Plan) -> str:
     if plan.note:
         lines += [plan.note]
     return "\n".join(lines)
+
+
+def title(plan: Plan) -> str:
+    """What is planned, and on what."""
+    return f"{plan.recipe} on {f'{plan.slices} slices of ' if plan.slices > 1 else ''}{plan.topology}"
 
 
 def memory(plan: Plan) -> list[tuple[str, float]]:
@@ -49,21 +56,21 @@ def verdict(plan: Plan) -> str:
         return "it fits"
     if plan.fits is None:
         return "the state fits; what a step takes beyond it is not known without the compiler"
-    asked = f": it would take {plan.asked / 1e9:.1f} GB" if plan.asked else ""
+    asked = f": it would take {scaled(plan.asked, 'B')}" if plan.asked else ""
     return f"it does not fit{asked}" + (f"; it fits with {plan.change}" if plan.change else "")
 
 
-def arithmetic(plan: Plan) -> list[tuple[str, str]]:
-    """Lines of operations and times."""
+def arithmetic(plan: Plan) -> list[tuple[str, str, str]]:
+    """Lines of operations and times, each with a remark."""
     lines = [
-        ("FLOPs a pair, forward and backward", f"{plan.flops_per_example / 1e9:8.1f} G"),
-        ("  with what the towers do again", f"{plan.executed_per_example / 1e9:8.1f} G"),
-        (f"roofline at {plan.efficiency:.0%} of the peak", f"{plan.roofline_milliseconds:8.1f} ms a step"),
+        ("FLOPs a pair, forward and backward", scaled(plan.flops_per_example, ""), ""),
+        ("  with what the towers do again", scaled(plan.executed_per_example, ""), ""),
+        (f"roofline at {plan.efficiency:.0%} of the peak", milliseconds(plan.roofline_milliseconds), " a step"),
     ]
     if plan.compute_milliseconds is not None and plan.exchange_milliseconds is not None:
         lines += [
-            ("compiler's cycles, to rank with", f"{plan.compute_milliseconds:8.1f} ms, without exchanges"),
-            ("exchanges at the links' speed", f"{plan.exchange_milliseconds:8.1f} ms, one after the other"),
+            ("compiler's cycles, to rank with", milliseconds(plan.compute_milliseconds), ", without exchanges"),
+            ("exchanges at the links' speed", milliseconds(plan.exchange_milliseconds), ", one after the other"),
         ]
     return lines
 
@@ -73,8 +80,8 @@ def collectives(plan: Plan) -> list[str]:
     if not plan.collectives:
         return ["  none"]
     return [
-        f"  {found.kind:20} {' + '.join(found.axes) or 'one device':14} {found.count:5} x, {found.bytes / 1e6:9.1f} MB, "
-        f"{found.milliseconds:7.2f} ms"
+        f"  {found.kind:20} {' + '.join(found.axes) or 'one device':14} {found.count:5} x {scaled(found.bytes, 'B'):>9} "
+        f"{milliseconds(found.milliseconds):>9}"
         for found in plan.collectives
     ]
 
@@ -82,8 +89,10 @@ def collectives(plan: Plan) -> list[str]:
 def setting(plan: Plan) -> str:
     """What was compiled, in one line."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    together = "a device" if plan.mesh["model"] == 1 else f"for {plan.mesh['model']} devices"
     return (
-        f"{plan.devices} devices ({mesh}), batch {plan.batch_size:,} ({plan.batch_size // plan.devices:,} a device), "
+        f"{plan.devices} {'device' if plan.devices == 1 else 'devices'} ({mesh}), "
+        f"batch {plan.batch_size:,} ({plan.batch_size * plan.mesh['model'] // plan.devices:,} {together}), "
         f"{plan.microbatches} {'chunk' if plan.microbatches == 1 else 'chunks'}, remat {plan.remat}, {plan.precision}"
     )
 
@@ -96,22 +105,28 @@ def cells(plan: Plan) -> tuple[str, ...]:
         plan.remat,
         str(plan.microbatches),
         f"{plan.batch_size:,}",
-        f"{size / 1e9:.1f}" if size else "?",
-        f"{plan.milliseconds:.0f}" if plan.peak else "",
-        f"{plan.microseconds_per_example:.2f}" if plan.peak else "",
+        scaled(size, "B") if size else "?",
+        milliseconds(plan.milliseconds) if plan.peak else "",
+        milliseconds(plan.microseconds_per_example / 1e3) if plan.peak else "",
     )
 
 
 def table(plans: Sequence[Plan]) -> str:
     """Variants side by side, in the order that they come in."""
-    form = "{:2}{:20} {:8} {:>6} {:>9} {:>9} {:>12} {:>9} {:>5}"
-    head = form.format("", "data x fsdp x model", "remat", "chunks", "batch", "memory GB", "estimated ms", "us a pair", "fits")
+    form = "{:2}{:20} {:8} {:>6} {:>9} {:>9} {:>9} {:>9} {:>5}"
+    head = form.format("", "data x fsdp x model", "remat", "chunks", "batch", "memory", "estimated", "a pair", "fits")
     lines = [form.format("" if plan.fields else "*", *cells(plan), "yes" if plan.fits else "no") for plan in plans]
     return "\n".join([head, *lines, "*: as the recipe has it"])
 
 
-def gigabytes(size: float) -> str:
-    """Bytes as a column of gigabytes (1e9)."""
-    return f"{size / 1e9:10.3f} GB"
+def scaled(value: float, unit: str) -> str:
+    """Three digits and the prefix that goes with them: 5.17 GB, 226 ms."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    power = int(exponent) // 3
+    above = int(exponent) - 3 * power
+    return f"{float(mantissa) * 10**above:.{2 - above}f} {PREFIXES[power]}{unit}".rstrip()
 
 
+def milliseconds(value: float) -> str:
+    """A time given in milliseconds, with the unit that suits it."""
+    return scaled(value / 1e3, "s")

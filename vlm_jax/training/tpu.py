@@ -28,13 +28,15 @@ class Chip:
     """Dense bfloat16 operations a second."""
     link: float
     """Bytes a second that a chip sends to one neighbour."""
+    sides: int
+    """Of the torus that a slice is."""
 
 
 CHIPS = {
-    "v4": Chip(clock=1.05e9, memory=32e9, peak=275e12, link=45e9),
-    "v5e": Chip(clock=1.5e9, memory=16e9, peak=197e12, link=45e9),
-    "v5p": Chip(clock=1.75e9, memory=95e9, peak=459e12, link=90e9),
-    "v6e": Chip(clock=1.75e9, memory=32e9, peak=918e12, link=90e9),
+    "v4": Chip(clock=1.05e9, memory=32e9, peak=275e12, link=45e9, sides=3),
+    "v5e": Chip(clock=1.5e9, memory=16e9, peak=197e12, link=45e9, sides=2),
+    "v5p": Chip(clock=1.75e9, memory=95e9, peak=459e12, link=90e9, sides=3),
+    "v6e": Chip(clock=1.75e9, memory=32e9, peak=918e12, link=90e9, sides=2),
 }
 INSTALL = "on Linux and x86: pip install 'jax[tpu]'"
 
@@ -61,7 +63,12 @@ def sides(topology: str) -> tuple[int, ...]:
     shape = topology.partition(":")[2]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", shape):
         raise InputError(f"topology {topology!r}: write the chips along every direction, such as v5e:16x16 or v4:4x4x4")
-    return tuple(int(side) for side in shape.split("x"))
+    found, number = tuple(int(side) for side in shape.split("x")), chip(topology).sides
+    if len(found) != number:
+        example = {2: "16x16", 3: "4x4x4"}[number]
+        generation = topology.partition(":")[0]
+        raise InputError(f"topology {topology!r}: a slice of {generation} has {number} sides, such as {generation}:{example}")
+    return found
 
 
 def compiler() -> str:
