@@ -13,7 +13,7 @@ from vlm_jax import files as whole
 from vlm_jax import imported
 from vlm_jax.errors import InputError
 from vlm_jax.models import vit
-from vlm_jax.models.convert import card, files, hugging_face, layout, pretrained
+from vlm_jax.models.convert import card, decoders, files, hugging_face, layout, pretrained
 from vlm_jax.training import tree
 
 _PREPARED = {"mean": "--system.mean", "std": "--system.std", "resize": "--data.image.resize", "interpolation": "--data.image.interpolation"}
@@ -30,13 +30,15 @@ class Weights:
     """What a run may start from."""
 
     leaves: Mapping[str, Any]
-    """Parameters and buffers by our paths: `image/...`, of two towers also `text/...`, `log_scale`, `bias`; classifiers as `heads/...`."""
+    """Parameters and buffers by our paths: `image/...`, of two towers also `text/...`, `log_scale`, `bias`; classifiers as `heads/...`;
+    of a language model `lm/...`."""
     preprocessing: layout.Preprocessing | None
     """How the images of that model were prepared; None where it has none."""
 
 
 def weights_of_others(path: str, assumed_size: int | None = None) -> Weights | None:
-    """The weights of `hf:DIR`, `open_clip:DIR` or `big_vision:FILE.npz`, of an image tower alone, too; None where the path is ours.
+    """The weights of `hf:DIR`, `open_clip:DIR` or `big_vision:FILE.npz`, of an image tower or a language model alone, too; None where the
+    path is ours.
 
     Args:
       assumed_size: of the images in pixels, for weights that do not tell.
@@ -47,6 +49,9 @@ def weights_of_others(path: str, assumed_size: int | None = None) -> Weights | N
     origin = imported.foreign(path)
     if origin is None:
         return None
+    if decoders.describes(origin):
+        _, params = decoders.load(origin)
+        return Weights({f"lm/{name}": jnp.asarray(x) for name, x in params.items()}, None)
     found = pretrained.load(origin, assumed_size=assumed_size)
     return Weights({name: jnp.asarray(x) for name, x in found.params.items()}, found.layout.preprocessing)
 

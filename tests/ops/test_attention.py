@@ -57,3 +57,19 @@ def test_masks_say_who_may_see_whom():
     mask = masks.causal(4) & masks.keys(masks.not_padding(tokens, 0))
     expected = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
     np.testing.assert_array_equal(mask[0, 0], np.array(expected, bool))
+
+
+def test_query_heads_share_the_heads_of_keys_and_values_in_groups(oracles):
+    oracle = np.load(oracles / "gqa.npz")
+    few, many = (jnp.asarray(oracle[name], jnp.float32).swapaxes(0, 1)[None] for name in ("in_k", "out_k_repeated"))
+    query = jnp.asarray(random(1, 5, 4, 4))
+    np.testing.assert_allclose(
+        attention.dot_product_attention(query, few, -few), attention.dot_product_attention(query, many, -many), atol=1e-6
+    )
+    mask = jnp.asarray(np.random.RandomState(0).rand(1, 1, 5, 3) < 0.5)
+    for rows in (mask, mask[:, :, :1]):
+        np.testing.assert_allclose(
+            attention.dot_product_attention(query, few, -few, rows),
+            attention.dot_product_attention(query, many, -many, rows),
+            atol=1e-6,
+        )

@@ -4,7 +4,8 @@ One pre-norm causal Transformer over tokens, whole (`hidden`, logits) or a token
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +87,69 @@ class Config:
     def build(self, *, rngs: nnx.Rngs) -> "LM":
         """A freshly initialised model."""
         return LM(self, rngs=rngs)
+
+
+_GPT2 = {"small": (12, 768, 12), "medium": (24, 1024, 16), "large": (36, 1280, 20), "xl": (48, 1600, 25)}
+"""Depth, width and heads (Radford et al. 2019)."""
+_OPT = {"125M": (12, 768, 12), "1.3B": (24, 2048, 32), "2.7B": (32, 2560, 32), "6.7B": (32, 4096, 32)}
+"""Depth, width and heads (Zhang et al. 2022); OPT-350M has another block."""
+_LLAMA: dict[str, dict[str, Any]] = {
+    "7B": {"width": 4096, "depth": 32, "num_heads": 32, "mlp_dim": 11008, "length": 2048, "norm_epsilon": 1e-6},
+    "2-70B": {"width": 8192, "depth": 80, "num_heads": 64, "num_kv_heads": 8, "mlp_dim": 28672, "length": 4096},
+    "3-8B": {
+        "width": 4096, "depth": 32, "num_heads": 32, "num_kv_heads": 8, "mlp_dim": 14336, "length": 8192,
+        "vocab_size": 128_256, "rope_theta": 500_000.0,
+    },
+}  # fmt: skip
+"""Touvron et al. 2023 (7B, 2-70B), Llama Team 2024 (3-8B)."""
+
+
+def gpt2(size: str, **overrides) -> Config:
+    """GPT-2 of a published size: small medium large xl.
+
+    Raises:
+      InputError: no size has this name.
+    """
+    depth, width, heads = _of_size(_GPT2, size)
+    config = Config(vocab_size=50_257, length=1024, width=width, depth=depth, mlp_dim=4 * width, num_heads=heads)
+    return dataclasses.replace(config, **overrides)
+
+
+def opt(size: str, **overrides) -> Config:
+    """OPT of a published size: 125M 1.3B 2.7B 6.7B.
+
+    Raises:
+      InputError: no size has this name.
+    """
+    depth, width, heads = _of_size(_OPT, size)
+    config = Config(
+        vocab_size=50_272,
+        length=2048,
+        width=width,
+        depth=depth,
+        mlp_dim=4 * width,
+        num_heads=heads,
+        position_offset=2,
+        activation="relu",
+    )
+    return dataclasses.replace(config, **overrides)
+
+
+def llama(size: str, **overrides) -> Config:
+    """LLaMA of a published size: 7B 2-70B 3-8B.
+
+    Raises:
+      InputError: no size has this name.
+    """
+    fields = {"vocab_size": 32_000, "position": "rotary", "norm": "rms_norm", "mlp": "gated", "activation": "silu"}
+    fields |= {"bias": "none", "head": "untied", **_of_size(_LLAMA, size)}
+    return Config(**fields | overrides)
+
+
+def _of_size(published: Mapping[str, Any], size: str) -> Any:
+    if size not in published:
+        raise InputError(f"size {size!r} is unknown: choose one of {', '.join(published)}")
+    return published[size]
 
 
 class Cache(NamedTuple):
@@ -213,7 +277,8 @@ class LM(nnx.Module):
           InputError: the texts are longer than `length`.
         """
         t = tokens.shape[1]
-        self._check_length(t)
+        if t > self.config.length:
+            raise InputError(f"texts of {t} tokens are longer than length {self.config.length}: cut them")
         mask = masks.causal(t)
         if segments is not None:
             mask = mask & masks.segments(segments)
@@ -274,7 +339,10 @@ class LM(nnx.Module):
           InputError: prompts with what is to come are longer than `length`.
         """
         t = tokens.shape[1]
-        self._check_length(t + max_new)
+        if t + max_new > self.config.length:
+            raise InputError(
+                f"prompts of {t} tokens, with {max_new} to come, are longer than length {self.config.length}: cut them, or ask for fewer"
+            )
         positions = jnp.arange(t)[None]
         x, mask, rotation = sharding.shard_batch(self.embed(tokens, positions)), masks.causal(t), self.rotation(positions)
         x, seen = stack.apply_each(
@@ -295,10 +363,6 @@ class LM(nnx.Module):
             loop=self.config.loop,
         )
         return self.logits(self.norm(x[:, 0])), cache.followed_by(own)
-
-    def _check_length(self, t: int) -> None:
-        if t > self.config.length:
-            raise InputError(f"texts of {t} tokens are longer than length {self.config.length}: cut them")
 
 
 def _within(segments: Int[Array, "b t"]) -> Int[Array, "b t"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vlm_jax.errors import InputError
-from vlm_jax.models.convert import big_vision, files, hugging_face, layout, open_clip
+from vlm_jax.models.convert import big_vision, decoders, files, hugging_face, layout, open_clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,14 @@ def load(
     path = Path(path)
     if not path.exists():
         raise InputError(f"source {path}: no such file or directory")
+    if decoders.describes(path):
+        config, _ = decoders.load(path)
+        given = [field for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
+        flags = " ".join(f"--system.lm.{field.name.replace('_', '-')} {getattr(config, field.name)}" for field in given)
+        raise InputError(
+            f"source {path}: a language model alone, and a checkpoint of two towers is meant. A run starts from it, such as that of "
+            f"configs/lm_text.py, with --init-from 'lm/ <- hf:DIR' and {flags}"
+        )
     file = files.locate(path)
     weights = files.read(file)
     try:
