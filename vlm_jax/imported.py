@@ -26,10 +26,9 @@ from vlm_jax.data import images, pipeline, tar_index
 from vlm_jax.data import text as tokenizers
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import retrieval
-from vlm_jax.models import text
 from vlm_jax.models.convert import card, layout, pretrained, vocabularies
 from vlm_jax.models.convert import files as weight_files
-from vlm_jax.systems import clip, siglip, two_tower
+from vlm_jax.systems import clip, coca, siglip, two_tower
 from vlm_jax.training import checkpoint, sharding, tree
 from vlm_jax.training import state as states
 
@@ -194,12 +193,12 @@ def _load_foreign(path: str, allow: Sequence[str], image_size: int | None, token
 
 
 def _tokenizer(vocabulary: vocabularies.Vocabulary | None, path: str, length: int, family: str) -> tokenizers.Tokenizer:
+    pad = "eos" if vocabulary is None else vocabulary.pad
+    pad = "zero" if family == "coca" else pad  # which its class token is not to see
     if vocabulary is None:
         siglip_texts = family == "siglip"
-        return tokenizers.Tokenizer(
-            path, length, "eos", "lower" if siglip_texts else "keep", "strip" if siglip_texts else "keep"
-        )
-    return tokenizers.Tokenizer("", length, vocabulary.pad, vocabulary.case, vocabulary.punctuation, vocabulary.begin, vocabulary.end)
+        return tokenizers.Tokenizer(path, length, pad, "lower" if siglip_texts else "keep", "strip" if siglip_texts else "keep")
+    return tokenizers.Tokenizer("", length, pad, vocabulary.case, vocabulary.punctuation, vocabulary.begin, vocabulary.end)
 
 
 def system_of(found: layout.Layout) -> two_tower.TwoTower:
@@ -218,7 +217,8 @@ def system_of(found: layout.Layout) -> two_tower.TwoTower:
         )
     fields: dict[str, Any] = {"image": found.image, "text": found.text}
     fields |= {"mean": found.preprocessing.mean, "std": found.preprocessing.std}
-    return siglip.Siglip(**fields) if found.family == "siglip" else clip.Clip(**fields)
+    systems = {"siglip": siglip.Siglip, "coca": coca.Coca}
+    return systems.get(found.family, clip.Clip)(**fields)
 
 
 def preprocessing_of(config: configs.Config) -> layout.Preprocessing | None:
@@ -277,13 +277,14 @@ def save(source: Source, target: Path) -> None:
     configs.save(target / "config.json", config)
 
 
-def _check_tokenizer(tokenizer: tokenizers.Tokenizer, tower: text.Config) -> None:
+def _check_tokenizer(tokenizer: tokenizers.Tokenizer, tower: Any) -> None:
     loaded = tokenizer.load()
     if loaded.vocab_size > tower.vocab_size:
         raise InputError(f"tokenizer {tokenizer.path}: {loaded.vocab_size} tokens, the text tower has {tower.vocab_size}; give --tokenizer")
-    if tower.pool == "eos" and loaded.eos_id != tower.eos_id:
+    pool = getattr(tower, "pool", None)
+    if pool == "eos" and loaded.eos_id != tower.eos_id:
         raise InputError(f"tokenizer {tokenizer.path}: its end token is {loaded.eos_id}, the text tower takes the text at {tower.eos_id}")
-    if tower.pool == "argmax" and loaded.eos_id != loaded.vocab_size - 1:
+    if pool == "argmax" and loaded.eos_id != loaded.vocab_size - 1:
         raise InputError(
             f"tokenizer {tokenizer.path}: its end token {loaded.eos_id} is not its largest id, where the text tower takes the text"
         )

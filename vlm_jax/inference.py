@@ -1,15 +1,17 @@
-"""Embeddings of images and texts with a checkpoint, its preprocessing inside.
+"""Embeddings of images and texts with a checkpoint, its preprocessing inside; captions, where its model writes them.
 
     from vlm_jax import inference
 
     model = inference.load("runs/demo")
     cosines = model.embed_images(["photo.jpg"]) @ model.embed_texts(["a red circle", "a blue star"]).T
+
+    inference.load("runs/coca_shapes").caption(["photo.jpg"])
 """
 
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +24,8 @@ from vlm_jax import config as configs
 from vlm_jax import imported
 from vlm_jax.data import records
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import base
+from vlm_jax.evaluation import base, captioning
+from vlm_jax.models import generation
 from vlm_jax.training import checkpoint, sharding
 from vlm_jax.training import state as states
 
@@ -78,8 +81,7 @@ class Model:
         Raises:
           InputError: a picture cannot be read; names which.
         """
-        if isinstance(pictures, str | bytes | os.PathLike | PIL.Image.Image):
-            raise InputError(f"pictures {str(pictures)[:60]!r}: give a list, of one picture where there is one")
+        pictures = _listed(pictures)
         return self._sized(len(pictures)).embed_images(self._pixels(i, picture) for i, picture in enumerate(pictures))
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -97,6 +99,30 @@ class Model:
         cosines = self.embed_images(pictures) @ self.embed_texts(texts).T
         return np.asarray(jax.nn.softmax(self.scale * cosines, axis=-1))
 
+    def caption(
+        self, pictures: Sequence[Picture], *, prompt: str = "", decoding: generation.Decoding = generation.Decoding()
+    ) -> list[str]:
+        """What the model writes of each picture, in order.
+
+        Args:
+          prompt: what every caption begins with, such as `a photo of`; part of the result.
+          decoding: how words are chosen; a caption ends where a row of the tokenizer would.
+
+        Raises:
+          InputError: the model writes no text, there is no list or no room, or a picture cannot be read; names which.
+        """
+        pictures = _listed(pictures)
+        if not pictures:
+            return []
+        subject = self._sized(len(pictures))
+        tokens, decoding = captioning.opening(subject, decoding, prompt)
+
+        def read(own: list[int]) -> Iterable[base.Prompt]:
+            return (base.Prompt(self._pixels(i, pictures[i])[None], tokens) for i in own)
+
+        texts = subject.generate(read, len(pictures), decoding, length=len(tokens))
+        return [f"{prompt} {text}".strip() for text in texts] if prompt else texts
+
     def _sized(self, examples: int) -> base.Subject:
         """With batches no larger than needed, of sizes few enough that hardly anything is compiled again."""
         size = 1 << max(examples - 1, 0).bit_length()
@@ -108,6 +134,12 @@ class Model:
         except (records.RecordError, OSError, TypeError, ValueError) as error:
             name = picture if isinstance(picture, str | os.PathLike) else f"{index} ({type(picture).__name__})"
             raise InputError(f"picture {name}: {error}") from None
+
+
+def _listed(pictures: Sequence[Picture]) -> Sequence[Picture]:
+    if isinstance(pictures, str | bytes | os.PathLike | PIL.Image.Image):
+        raise InputError(f"pictures {str(pictures)[:60]!r}: give a list, of one picture where there is one")
+    return pictures
 
 
 def _encoded(picture: Picture) -> bytes:

@@ -18,6 +18,7 @@ from vlm_jax.data import pipeline, sources
 from vlm_jax.data import text as text_lib
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import embeddings
+from vlm_jax.models import generation
 from vlm_jax.training import sharding
 
 P = jax.P
@@ -127,6 +128,16 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What a model is given to write on from."""
+
+    images: np.ndarray
+    """uint8 [n, h, w, 3], as the transform makes them."""
+    tokens: Sequence[int]
+    """The begin token, or more of a text."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """What an evaluator returns."""
 
@@ -219,6 +230,62 @@ class Compiled:
                 self.compilations += 1
         return self._executables[key](variables, batch)
 
+    def generate(
+        self,
+        variables: Mapping[str, Any],
+        rows: Mapping[str, np.ndarray],
+        decoding: generation.Decoding,
+        *,
+        end_id: int,
+        pad_id: int,
+        key: jax.Array,
+    ) -> generation.Generated:
+        """What a model with a method `generate` writes to a global batch, on every device, from this process's rows of it.
+
+        Args:
+          variables: as of `embed`.
+          rows: `images` [b, n, h, w, 3], `tokens` [b, t] and `lengths` [b], those of `training.sharding.rows`, in that order.
+          key: for a strategy that draws.
+        """
+        batch = sharding.put_batch(rows, self.mesh)
+        layout = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves((variables, batch)))
+        name = ("generate", decoding, end_id, pad_id, layout)
+        if name not in self._executables:
+
+            def generate(variables, batch, key):
+                model: Any = nnx.merge(self.graphdef, variables)
+                return model.generate(
+                    batch["images"], batch["tokens"], batch["lengths"], decoding, end_id=end_id, pad_id=pad_id, key=key
+                )
+
+            with jax.set_mesh(self.mesh):
+                function = jax.jit(generate, out_shardings=jax.NamedSharding(self.mesh, P()))
+                self._executables[name] = function.lower(variables, batch, key).compile()
+                self.compilations += 1
+        return self._executables[name](variables, batch, key)
+
+    def log_likelihood(self, variables: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> jax.Array:
+        """What a model with a method `log_likelihood` says of the tokens of a global batch where `targets` is True, on every device.
+
+        Args:
+          variables: as of `embed`.
+          rows: `images`, `tokens` [b, t] and `targets` [b, t], those of `training.sharding.rows`, in that order.
+        """
+        batch = sharding.put_batch(rows, self.mesh)
+        layout = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves((variables, batch)))
+        name = ("log_likelihood", layout)
+        if name not in self._executables:
+
+            def log_likelihood(variables, batch):
+                model: Any = nnx.merge(self.graphdef, variables)
+                return model.log_likelihood(batch["images"], batch["tokens"], batch["targets"])
+
+            with jax.set_mesh(self.mesh):
+                function = jax.jit(log_likelihood, out_shardings=jax.NamedSharding(self.mesh, P()))
+                self._executables[name] = function.lower(variables, batch).compile()
+                self.compilations += 1
+        return self._executables[name](variables, batch)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluator:
@@ -235,6 +302,18 @@ class Evaluator:
 
     task: ClassVar[str]
     """The field's name of what is measured, for the record."""
+
+    def on_validation(self, stream: Any) -> "Evaluator":
+        """The same on the validation data of a run's stream."""
+        return dataclasses.replace(self, data=stream.val)
+
+    def open(self, data: str, field: str) -> Any:
+        """What a pattern names: a source of pairs, unless an evaluator is of something else.
+
+        Raises:
+          InputError: no such data.
+        """
+        return sources.open_source(data, field)
 
     def __call__(self, subject: "Subject") -> Result:
         """Evaluates; every process of a run calls this and gets the same result."""
@@ -328,6 +407,57 @@ class Subject:
             return (row for part in parts for row in self.tokenizer(part))
 
         return self._embed(method, read, len(texts), label, embeddings.of_texts(texts))
+
+    def generate(
+        self,
+        read: Callable[[list[int]], Iterable[Prompt]],
+        total: int,
+        decoding: generation.Decoding,
+        *,
+        length: int,
+        images: int = 1,
+        label: str = "captions",
+        seed: int = 0,
+    ) -> list[str]:
+        """What the model writes to each prompt, in order. Every process gets all of it.
+
+        Args:
+          read: from the examples that this process feeds to their prompts.
+          length: tokens of the longest prompt.
+          images: of each prompt.
+          label: heading of the progress bar.
+          seed: for a strategy that draws.
+
+        Raises:
+          InputError: the model writes nothing, or a prompt is longer than `length`, has no token or another number of images.
+        """
+        if not hasattr(nnx.merge(self.compiled.graphdef, self.variables), "generate"):
+            raise InputError(f"{label}: this model writes no text; evaluate one that does, such as that of configs/coca_shapes.py")
+        own, size = sharding.rows(self.batch_size, self.compiled.mesh), self.transform.size
+        prompts, texts = iter(read(self.rows(total))), []
+        silent = None if jax.process_index() == 0 else True
+        with tqdm.tqdm(total=total, desc=label, leave=False, disable=silent) as bar:
+            for first in range(0, total, self.batch_size):
+                batch = {
+                    "images": np.zeros((len(own), images, size, size, 3), np.uint8),
+                    "tokens": np.full((len(own), length), self.tokenizer.pad_id, np.int32),
+                    "lengths": np.ones(len(own), np.int32),
+                }
+                for i, index in enumerate(first + own[first + own < total]):
+                    prompt = next(prompts)
+                    batch["images"][i] = _checked(prompt.images, batch["images"].shape[1:], f"{label}: example {index}")
+                    count = len(prompt.tokens)
+                    if not 1 <= count <= length:
+                        raise InputError(f"{label}: the prompt of example {index} has {count} tokens; 1 to {length} are possible")
+                    batch["tokens"][i, :count], batch["lengths"][i] = prompt.tokens, count
+                key = jax.random.fold_in(jax.random.key(seed), first)
+                found = self.compiled.generate(
+                    self.variables, batch, decoding, end_id=self.tokenizer.eos_id, pad_id=self.tokenizer.pad_id, key=key
+                )
+                written = np.asarray(found.tokens)[: total - first]
+                texts += [self.tokenizer.decode(row) for row in written]
+                bar.update(len(written))
+        return texts
 
     def _embed(
         self,

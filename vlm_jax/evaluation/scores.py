@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from vlm_jax.evaluation import base, charts, confusion, drawings, gallery
+from vlm_jax.evaluation import base, caption_scores, charts, confusion, drawings, gallery
 from vlm_jax.evaluation.markup import Markup, element, join
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
@@ -41,6 +41,12 @@ _LABELS = {
     "roc": "Receiver operating characteristic",
     "mfu": "Model FLOPs utilisation",
     "rsum": "RSUM, the sum of the six recalls",
+    **caption_scores.METRICS,
+    "objects_accuracy": "Captions right in shape and colour",
+    "shape_accuracy": "Captions right in shape",
+    "colour_accuracy": "Captions right in colour",
+    "true_share": "Captions true in all they say",
+    "grammatical_share": "Captions of the world's grammar",
 }
 _DIRECTIONS = {"image_retrieval": "Text to image", "text_retrieval": "Image to text"}
 

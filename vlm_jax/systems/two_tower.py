@@ -135,7 +135,7 @@ class TwoTower(base.System):
             raise InputError(
                 f"data.image.size {pairs.image_size} is not system.image.image_size {self.image.image_size}: set both to the same"
             )
-        if self.text.pool == "eos" and pairs.eos_id != self.text.eos_id:
+        if getattr(self.text, "pool", None) == "eos" and pairs.eos_id != self.text.eos_id:
             raise InputError(
                 f"system.text.eos_id {self.text.eos_id} is not the tokenizer's end token {pairs.eos_id}: "
                 f"set --system.text.eos-id {pairs.eos_id}"

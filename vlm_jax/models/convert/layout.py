@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from vlm_jax.errors import InputError
-from vlm_jax.models import resnet, vit
+from vlm_jax.models import attentional, captioner, resnet, vit
 from vlm_jax.models import text as text_towers
 from vlm_jax.models.convert import mapping
 
@@ -17,8 +17,8 @@ TRAINING = ("loop", "remat", "init", "position_resize", "pad_id")
 """Fields of our towers that change nothing of what their weights compute."""
 CONVOLUTIONAL = ("stem_channels", "stem_depth")
 """Fields of a ViT that mean nothing where its stem is one of patches."""
-Family = Literal["clip", "siglip", "image"]
-"""Two towers with a scale, two towers with scale and bias, an image tower alone."""
+Family = Literal["clip", "siglip", "image", "coca"]
+"""Two towers with a scale, two towers with scale and bias, an image tower alone, an image tower and a decoder with a scale."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class Layout:
     """A model in the layout of another codebase."""
 
     family: Family
-    image: vit.Config | resnet.Config
-    text: text_towers.Config | None = None
+    image: vit.Config | resnet.Config | attentional.Config
+    text: text_towers.Config | captioner.Config | None = None
     preprocessing: Preprocessing
     table: mapping.Table
     """Their names and ours; ours begin with `image/`, `text/`, or are `log_scale` and `bias`."""

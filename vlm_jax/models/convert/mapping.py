@@ -72,6 +72,8 @@ FUSED: Kind = (
     _fused(("query", "key", "value"), "in_proj_bias", "/bias"),
 )
 """PyTorch's attention: query, key and value in one matrix."""
+SEPARATE: Kind = (*(_transposed(f"{name[0]}_proj_weight", f"/{name}/kernel") for name in ("query", "key", "value")), FUSED[1])
+"""PyTorch's attention to a sequence of another width: three matrices, and the biases in one vector."""
 QKV: Kind = (_fused(("query", "key", "value"), ".weight", "/kernel"), _fused(("query", "key", "value"), ".bias", "/bias"))
 """timm's."""
 KV: Kind = (_fused(("key", "value"), ".weight", "/kernel"), _fused(("key", "value"), ".bias", "/bias"))

@@ -1,5 +1,5 @@
 """Directories of open_clip, and OpenAI's CLIP in its names: ViT towers, exact or quick GELU, custom_text, modified ResNets, SigLIP with
-timm's trunk.
+timm's trunk, CoCa.
 
 `read` takes open_clip_config.json, `write` makes it; both use the same tables. Whether GELU is quick stands nowhere in the weights:
 OpenAI's own are, most others are not, and the configuration must say so (`quick_gelu`).
@@ -14,7 +14,7 @@ from typing import Any
 
 from vlm_jax.errors import InputError
 from vlm_jax.models import resnet, text, vit
-from vlm_jax.models.convert import files, layout, open_clip_resnet
+from vlm_jax.models.convert import files, layout, open_clip_coca, open_clip_resnet
 from vlm_jax.models.convert.mapping import (
     ARRAY,
     EMBEDDING,
@@ -122,6 +122,8 @@ def parse(config: Any, names: Iterable[str]) -> layout.Layout:
     model = layout.Fields(
         whole["model_cfg"], "model_cfg", {"quick_gelu": False, "custom_text": False, "init_logit_bias": None}
     )
+    if model.get("multimodal_cfg"):
+        return _parse_coca(whole, model)
     model.only("embed_dim", "quick_gelu", "custom_text", "init_logit_bias", "init_logit_scale", "vision_cfg", "text_cfg")
     biased = model.get("init_logit_bias") is not None or "logit_bias" in names
     family: layout.Family = "siglip" if biased else "clip"
@@ -152,6 +154,27 @@ def parse(config: Any, names: Iterable[str]) -> layout.Layout:
             family=family,
         ),
         ignore=_IGNORE,
+        notes=tuple(notes),
+    )
+
+
+def _parse_coca(whole: layout.Fields, model: layout.Fields) -> layout.Layout:
+    model.only("embed_dim", "quick_gelu", "custom_text", "vision_cfg", "text_cfg", "multimodal_cfg", "correct_cls_mask", "init_logit_bias")
+    model.require(init_logit_bias=None)
+    dim, activation = model.integer("embed_dim"), "quick_gelu" if model["quick_gelu"] else "gelu"
+    notes = [f"GELU of {NAME}: {'quick' if model['quick_gelu'] else 'not quick'}"]
+    vision = layout.Fields(open_clip_coca.without(model["vision_cfg"], open_clip_coca.VISION), "vision_cfg", {})
+    words = layout.Fields(open_clip_coca.without(model["text_cfg"], open_clip_coca.TEXT), "text_cfg", {})
+    image, decoder = open_clip_coca.towers(model, _read_image(vision, dim, activation), _read_text(words, dim, activation))
+    if decoder.class_mask == "legacy":
+        notes.append("the class token of a text sees it one place off, as these weights were trained")
+    return layout.Layout(
+        family="coca",
+        image=image,
+        text=decoder,
+        preprocessing=_preprocessing(whole["preprocess_cfg"], image.image_size, "clip", notes),
+        table=open_clip_coca.table(image, vision=_IMAGE, words=_TEXT, block=_BLOCK),
+        ignore=rf"text_decoder\.attn_mask|{_IGNORE}",
         notes=tuple(notes),
     )
 
