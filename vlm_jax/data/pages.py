@@ -162,14 +162,9 @@ class _Packed:
         self.fingerprint = (
             f"{self.documents.fingerprint}, packed into {len(self.plan)} rows of {pages.tokenizer.length} tokens and {pages.images} images"
         )
-        bad, count = self.plan.bad, len(self.documents)
-        if bad > pages.bad_records * count and (not pages.bad_records or bad >= bad_records.ENOUGH or bad == count):
-            raise errors.InputError(
-                f"data.bad_records {pages.bad_records:g} of pages: {bad:,} of {count:,} documents ({bad / count:.2%}) cannot be used, such "
-                f"as {self._why(self.plan.first_bad)}. Mend them, or raise data.bad_records"
-            )
+        packing.refuse_bad(self.documents, self.plan, pages.bad_records, "pages")
         if not len(self.plan):
-            raise errors.InputError(f"train {pages.train}: its {count} documents are all empty")
+            raise errors.InputError(f"train {pages.train}: its {len(self.documents)} documents are all empty")
         self.document = functools.lru_cache(_RECENT)(self._document)
         """Items that are images, and the tokens, of a document; remembered."""
 
@@ -189,13 +184,6 @@ class _Packed:
     def where(self, row: int) -> str:
         """The first document of a row, for messages."""
         return self.documents.where(int(self.plan.row(row)[0, 0]))
-
-    def _why(self, index: int) -> str:
-        try:
-            self.documents[index]
-        except records.RecordError as error:
-            return str(error)
-        return self.documents.where(index)
 
     def _document(self, index: int) -> tuple[list[documents.Image], np.ndarray]:
         document = self.documents[index]
@@ -220,9 +208,8 @@ class _LoadRow(grain.transforms.RandomMap):
         length, size = pages.tokenizer.length, pages.image.size
         draws = rng.random(len(example["pieces"]))
         seeds = rng.integers(2**63, size=pages.images)
-        row: dict[str, Any] = {name: np.zeros(length, np.int32) for name in ("segments", "positions", "image_index")}
-        row["tokens"] = np.full(length, pages.tokenizer.load().pad_id, np.int32)
-        row["loss_weights"] = np.zeros(length, np.float32)
+        row: dict[str, Any] = packing.laid_out([ids for _, ids, _, _ in example["pieces"]], length, pages.tokenizer.load().pad_id)
+        row["image_index"] = np.zeros(length, np.int32)
         row["images"] = np.zeros((pages.images, size, size, 3), np.uint8)
         row["image_segments"] = np.zeros(pages.images, np.int32)
         row["example"] = np.array(index, np.int32)
@@ -241,10 +228,8 @@ class _LoadRow(grain.transforms.RandomMap):
                     bad.append(bad_records.BadRecord(document, where, "", str(error), instead="it is blank"))
                     looks[looks == slot + 1] = 0
                 slot += 1
-            row["tokens"][own], row["segments"][own], row["image_index"][own] = ids, segment, looks
-            row["positions"][own] = np.arange(len(ids))
-            row["loss_weights"][own] = ~is_image & ((looks > 0) if pages.loss == "seeing" else True)
-            row["loss_weights"][at] = 0
+            row["image_index"][own] = looks
+            row["loss_weights"][own] *= ~is_image & ((looks > 0) if pages.loss == "seeing" else True)
             at += len(ids)
         return row | ({bad_records.FIELD: {"": tuple(bad)}} if bad else {})
 

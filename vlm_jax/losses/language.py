@@ -57,12 +57,13 @@ def cross_entropy(
     weights: Float[Array, "*b"],
     *,
     bias: Float[Array, " v"] | None = None,
+    cells: int = CELLS,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The weighted sum of the cross-entropies of all tokens, in nats, and the sum of the weights: their ratio is the mean.
 
     Arguments as of `scores`. A token of weight 0 adds nothing, whatever its label; give labels that are to be ignored weight 0.
     """
-    losses = -scores(hidden, head, labels, bias=bias).log_likelihood
+    losses = -scores(hidden, head, labels, bias=bias, cells=cells).log_likelihood
     return weighted_sum(losses, weights), weights.sum()
 
 
@@ -109,7 +110,8 @@ class _Layout:
 
 def _layout(rows: int, vocab_size: int, cells: int) -> _Layout:
     mesh = jax.sharding.get_abstract_mesh()
-    free = {n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != jax.sharding.AxisType.Manual and mesh.shape[n] > 1}
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    free = {name for name, kind in kinds if kind != jax.sharding.AxisType.Manual and mesh.shape[name] > 1}
     batch = tuple(name for name in sharding.BATCH_AXES if name in free)
     if rows % math.prod(mesh.shape[name] for name in batch):
         batch = ()

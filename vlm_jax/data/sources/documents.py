@@ -1,11 +1,12 @@
 """Documents: pages of text and images in reading order, read at random.
 
 A file holds one document a line (`.jsonl`), a key (`.tar`: KEY.json with the images beside it, KEY.0.jpg) or a record (`.array_record`). A
-document is written in one of three forms:
+document is written in one of four forms:
 
     {"items": [{"text": "..."}, {"image": NAME}, ...]}                                       in order
     {"text_list": [...], "image_info": [{"image_name": NAME, "matched_text_index": 3}]}      mmc4: an image stands before its sentence
     {"texts": ["...", null], "images": [null, NAME]}                                         OBELICS: one of the two in each place
+    {"text": "..."}                                                                          nothing but text
 
 NAME is a file below the folder of a `.jsonl`, or a member of the same key in a tar, in full or without the key: `0.jpg`. In place of a
 name there may be bytes (`.array_record`), or `image_base64` beside it. Images are read when they are asked for.
@@ -162,7 +163,7 @@ class Tars:
 
 
 def parse(record: Any, key: str, named: Callable[[str], Image] | None) -> Document:
-    """A document out of a record in one of the three forms.
+    """A document out of a record in one of the four forms.
 
     Args:
       key: where the record has none.
@@ -179,8 +180,10 @@ def parse(record: Any, key: str, named: Callable[[str], Image] | None) -> Docume
         items, joint = _mmc4(record["text_list"], record.get("image_info", [])), " "
     elif "texts" in record and "images" in record:
         items, joint = _obelics(record["texts"], record["images"]), "\n\n"
+    elif isinstance(record.get("text"), str):
+        items, joint = [record["text"]], ""
     else:
-        raise ValueError("has neither items, nor text_list, nor texts and images")
+        raise ValueError("has neither items, nor text_list, nor texts and images, nor a text")
     made: list[str | Image] = []
     for item in items:
         if not isinstance(item, str):
@@ -284,4 +287,4 @@ def _kind(path: str, field: str) -> Callable[[Sequence[str]], Documents]:
         return Tars
     if array_record.SUFFIX.search(path):
         return ArrayRecords
-    raise errors.InputError(f"{field} {path}: documents are read from .jsonl, .tar and .array_record files")
+    raise errors.InputError(f"{field} {path}: documents are read from .jsonl, .tar and .array_record files, texts alone from .txt, too")
