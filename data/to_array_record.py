@@ -64,12 +64,17 @@ def _run(arguments: Arguments) -> int:
                 bar.initial = bar.n = done
             bar.update(done - bar.n)
 
-        result = conversion.convert(source, arguments.target, arguments.options, workers=arguments.workers, progress=tell)
+        def present(result: conversion.Result) -> None:
+            facts = {"source": arguments.source, "data": source.fingerprint, **dataclasses.asdict(arguments.options)}
+            facts["shards"] = len(result.paths)
+            shown = [(images.decode(example["image"]), example["captions"]) for example in conversion.samples(result.paths, SAMPLES)]
+            page = data_page.page(arguments.target, result.statistics, reasons=result.reasons, facts=facts, samples=shown)
+            files.write_text(f"{arguments.target}.html", page)
+
+        result = conversion.convert(
+            source, arguments.target, arguments.options, workers=arguments.workers, progress=tell, present=present
+        )
     seconds = time.perf_counter() - began
-    facts = {"source": arguments.source, "data": source.fingerprint, **dataclasses.asdict(arguments.options), "shards": len(result.paths)}
-    shown = [(images.decode(example["image"]), example["captions"]) for example in conversion.samples(result.paths, SAMPLES)]
-    page = data_page.page(arguments.target, result.statistics, reasons=result.reasons, facts=facts, samples=shown)
-    files.write_text(f"{arguments.target}.html", page)
     print(stats.text(result.statistics))
     for reason, count in result.reasons.most_common(10):
         print(f"left out    {count:,}: {terminal.plain(reason)}")

@@ -2,7 +2,10 @@
 
 import io
 import json
+import re
 import shlex
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -15,14 +18,17 @@ from etils import epath
 from PIL import Image
 
 from vlm_jax import evaluate, train
+from vlm_jax.data import sources
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = "--steps 2 --batch-size 8 --eval-every 0 --save-every 2".split()
 SMALL = [f"--system.{tower}.{flag}" for tower in ("image", "text") for flag in ("depth=1", "width=48", "mlp-dim=48")]
-RECIPE = "configs/clip_webdataset.py"
 WORDS = "a red boat beside two dogs while birds fly over green fields near old stone houses".split()
 COMMANDS = test_documents.commands((ROOT / "docs" / "data.md").read_text())
-TRAINED = [line for line in COMMANDS if f"vlm_jax.train {RECIPE} " in line]
+BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.S) if "train_iterator" in block]
+TRAINED = [line for line in COMMANDS if "vlm_jax.train configs/clip_" in line]
+TOOLS = sorted((line for line in COMMANDS if line.startswith("python data/")), key=lambda line: "train_tokenizer" not in line)
+"""Scripts, those first that write the vocabulary that others name."""
 
 
 def picture(number: int) -> bytes:
@@ -119,9 +125,9 @@ def test_a_command_runs_on_data_of_the_names_that_it_gives(line, place, monkeypa
     monkeypatch.chdir(place)
     monkeypatch.setenv("VLM_JAX_CACHE", str(place / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(place / "tfds"))
-    _, _, _, _, *flags = shlex.split(line)
+    _, _, _, recipe, *flags = shlex.split(line)
     workdir = flags[flags.index("--workdir") + 1]
-    assert train.main([str(ROOT / RECIPE), *flags, *SHORT, *SMALL]) == 0
+    assert train.main([str(ROOT / recipe), *flags, *SHORT, *SMALL]) == 0
     losses = [row["loss"] for row in map(json.loads, (place / workdir / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
     assert losses and all(np.isfinite(losses))
     for command in COMMANDS:
@@ -129,6 +135,43 @@ def test_a_command_runs_on_data_of_the_names_that_it_gives(line, place, monkeypa
             _, _, _, *flags = shlex.split(command)
             assert evaluate.main(flags) == 0
             assert (place / flags[flags.index("--out") + 1]).is_dir()
+
+
+@pytest.mark.slow
+def test_the_tools_do_what_their_commands_say(place, monkeypatch):
+    """With vocabularies as small as the texts here allow."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("VLM_JAX_CACHE", str(place / "cache"))
+    (place / "book.txt").write_text("\n".join(caption(i) for i in range(40)))
+    for line in TOOLS:
+        _, script, *arguments = shlex.split(line)
+        small = ["--size", "60"] if "--size" in arguments else []
+        done = subprocess.run([sys.executable, ROOT / script, *arguments, *small], capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert (place / "samples.png").stat().st_size and (place / "words.model").is_file()
+    for target, count in (("photos", 8), ("train", 42)):
+        assert len(sources.open_source(f"packed/{target}-*.array_record")) == count
+        assert (place / "packed" / f"{target}.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_streams_that_the_document_writes_down_give_batches(block, place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("VLM_JAX_CACHE", str(place / "cache"))
+    (place / "pages" / "images").mkdir(parents=True, exist_ok=True)
+    write_pictures(place / "pages" / "images", 8)
+    lines = []
+    for i in range(40):
+        text, image = " ".join(caption(i + j) for j in range(40)), f"images/{i % 8}.jpg"
+        lines.append(json.dumps({"items": [{"text": text}, {"image": image}, {"text": caption(i)}]}))
+    (place / "pages" / "docs.jsonl").write_text("\n".join(lines))
+    found: dict = {}
+    exec(block.replace("captions:2000", "captions:60"), found)
+    iterator = found["batches"]
+    (fields,) = next(iterator).values()
+    assert {len(values) for values in fields.values()} == {8}
+    iterator.close()
 
 
 def test_the_document_leads_from_a_folder_from_tars_and_from_a_name_to_training():

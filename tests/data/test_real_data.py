@@ -94,6 +94,23 @@ def test_every_question_of_easy_vqa_has_its_image(shared_data, split, count):
     assert len(questions) == count and {image for *_, image in questions} == set(range(len(source)))
 
 
+def test_questions_of_easy_vqa_are_read_from_json_lines(shared_data, tmp_path):
+    """Its own files are lists; as the lines that docs/data.md shows, they are a source of questions."""
+    with gzip.open(shared_data / "easy_vqa" / "test_questions.json.gz") as file:
+        questions = json.load(file)
+    pictures = sources.open_source(str(shared_data / "easy_vqa" / "test_images.npz"))
+    for i in range(len(pictures)):
+        (tmp_path / f"{i}.png").write_bytes(pictures[i]["image"])
+    lines = [json.dumps({"image": f"{image}.png", "question": question, "answers": [answer]}) for question, answer, image in questions]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
+    source = sources.open_source(str(tmp_path / "questions.jsonl"))
+    assert len(source) == 9673
+    for i in range(0, 9673, 500):
+        question, answer, image = questions[i]
+        assert (source[i]["question"], source[i]["answers"], source[i]["captions"]) == (question, [answer], [])
+        assert source[i]["image"] == pictures[image]["image"]
+
+
 @pytest.mark.parametrize("split,count,captions,boxes,crowds", [("train2017", 80, 400, 739, 8), ("val2017", 79, 395, 624, 5)])
 def test_coco_has_its_captions_boxes_and_masks(shared_data, split, count, captions, boxes, crowds):
     folder = shared_data / "coco_mini" / "annotations"

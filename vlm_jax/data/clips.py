@@ -49,15 +49,4 @@ class Clips(pipeline.Pairs):
 
     def row(self, example: sources.Example, index: int, caption: captions.Rule | int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """An example of the source as the fields of a batch, without the batch axis."""
-        return collate.clips(
-            example,
-            index,
-            transform=self.image,
-            tokenizer=self.tokenizer.load(),
-            caption=caption,
-            clean=self.clean,
-            tokens=self.tokens,
-            frames=self.frames,
-            offset=self.offset,
-            rng=rng,
-        )
+        return collate.clips(example, index, **self.rules(caption), frames=self.frames, offset=self.offset, rng=rng)

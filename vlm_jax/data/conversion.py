@@ -86,12 +86,19 @@ Progress = Callable[[int, int, str], None]
 
 
 def convert(
-    source: sources.Source, target: str, conversion: Conversion, *, workers: int = 0, progress: Progress | None = None
+    source: sources.Source,
+    target: str,
+    conversion: Conversion,
+    *,
+    workers: int = 0,
+    progress: Progress | None = None,
+    present: Callable[[Result], None] | None = None,
 ) -> Result:
     """Writes `target-00000-of-00004.array_record` and so on, `target.sha256` (for `sha256sum -c`) and `target.failures.jsonl`.
 
     Args:
       workers: processes beside this one, which then only waits; 0: none.
+      present: writes what else belongs to the target, before the checksums, which say that all is there.
 
     Raises:
       InputError: the target is there, was begun with other data or settings, or cannot be written; no record can be used.
@@ -105,12 +112,14 @@ def convert(
     work = Path(f"{target}.unfinished")
     plan = {"data": source.fingerprint, "conversion": dataclasses.asdict(conversion), "shards": shards, "format": 1}
     with _begun(work, target, plan):
-        return _converted(source, target, work, shards, conversion, workers, progress or (lambda *_: None))
+        stretches, resumed = _converted(source, work, shards, conversion, workers, progress or (lambda *_: None))
+        return _finish(work, target, stretches, resumed, present or (lambda _: None))
 
 
 def _converted(
-    source: sources.Source, target: str, work: Path, shards: int, conversion: Conversion, workers: int, tell: Progress
-) -> Result:
+    source: sources.Source, work: Path, shards: int, conversion: Conversion, workers: int, tell: Progress
+) -> tuple[list["_Stretch"], int]:
+    """All stretches, written, and how many of them an earlier run had written."""
     count = len(source)
     bounds = [count * i // shards for i in range(shards + 1)]
     stretches = [_Stretch(work, i, *span, conversion) for i, span in enumerate(itertools.pairwise(bounds))]
@@ -121,7 +130,7 @@ def _converted(
         stretches = [dataclasses.replace(s, same={i: same[i] for i in range(s.first, s.last) if i in same}) for s in stretches]
     resumed = sum(stretch.written for stretch in stretches)
     _all(source, stretches, _Stretch.write, workers, tell, "writing")
-    return _finish(work, target, stretches, resumed)
+    return stretches, resumed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,15 +219,15 @@ def converted(example: sources.Example, conversion: Conversion) -> tuple[sources
     """The example as it is stored, and width and height of its image, which is decoded whole in any case.
 
     Raises:
-      RecordError: no image or a broken one, captions that are no strings, or neither a caption nor a label.
+      RecordError: no image or a broken one, captions that are no strings, or neither a caption, nor a label, nor a question.
     """
     data, captions = example.get("image"), example.get("captions")
     if not isinstance(data, bytes) or not data:
         raise records.RecordError("has no image")
     if not isinstance(captions, list | tuple) or not all(isinstance(caption, str) for caption in captions):
         raise records.RecordError("its captions are no list of strings")
-    if not captions and "label" not in example and "labels" not in example:
-        raise records.RecordError("has neither a caption nor a label")
+    if not captions and not any(field in example for field in ("label", "labels", "question")):
+        raise records.RecordError("has neither a caption, nor a label, nor a question")
     image = decoding.load(data, conversion.max_pixels)
     small = _shrunk(image, conversion)
     wanted = conversion.encode
@@ -349,7 +358,9 @@ def _work(make: Callable, stretch: _Stretch) -> None:
     make(stretch, source, count)
 
 
-def _finish(work: Path, target: str, stretches: Sequence[_Stretch], resumed: int) -> Result:
+def _finish(
+    work: Path, target: str, stretches: Sequence[_Stretch], resumed: int, present: Callable[[Result], None]
+) -> Result:
     """Names the shards that hold anything; can be interrupted and done again."""
     summaries = [json.loads(stretch.facts.read_text()) for stretch in stretches]
     total = stats.Statistics()
@@ -367,10 +378,12 @@ def _finish(work: Path, target: str, stretches: Sequence[_Stretch], resumed: int
         if stretches[i].shard.exists():
             os.replace(stretches[i].shard, path)
     files.write_text(f"{target}.failures.jsonl", lines)
+    result = Result(paths, total, reasons, resumed)
+    present(result)
     sums = [f"{summaries[i]['sha256']}  {os.path.basename(path)}\n" for i, path in zip(full, paths, strict=True)]
     files.write_text(f"{target}.sha256", "".join(sums))
     shutil.rmtree(work)
-    return Result(paths, total, reasons, resumed)
+    return result
 
 
 def samples(paths: Sequence[str], count: int) -> Iterator[sources.Example]:

@@ -167,16 +167,12 @@ class Pairs:
 
     def row(self, example: sources.Example, index: int, caption: captions.Rule | int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """An example of the source as the fields of a batch, without the batch axis."""
-        return collate.pairs(
-            example,
-            index,
-            transform=self.image,
-            tokenizer=self.tokenizer.load(),
-            caption=caption,
-            clean=self.clean,
-            tokens=self.tokens,
-            rng=rng,
-        )
+        return collate.pairs(example, index, **self.rules(caption), rng=rng)
+
+    def rules(self, caption: captions.Rule | int) -> dict[str, Any]:
+        """What `collate` does to an example."""
+        tokenizer = self.tokenizer.load()
+        return {"transform": self.image, "tokenizer": tokenizer, "caption": caption, "clean": self.clean, "tokens": self.tokens}
 
     def _count(self, source: sources.Source) -> int:
         """Examples of an epoch."""
