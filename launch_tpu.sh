@@ -107,6 +107,7 @@ check() {
   [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "$BAD_INPUT" "--slices '$slices': must be a number from 1"
   [[ $attempts =~ ^[1-9][0-9]*$ ]] || fail "$BAD_INPUT" "--attempts '$attempts': must be a number from 1"
   [[ $backoff =~ ^[0-9]+$ && $grace =~ ^[0-9]+$ ]] || fail "$BAD_INPUT" "--backoff '$backoff', --grace '$grace': must be whole seconds"
+  [[ $poll =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "$BAD_INPUT" "--poll '$poll': must be seconds"
   case $capacity in
     on-demand | spot | reserved) ;;
     *) fail "$BAD_INPUT" "--capacity '$capacity': must be on-demand, spot or reserved" ;;

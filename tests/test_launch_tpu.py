@@ -240,6 +240,7 @@ def test_capacity_slices_and_generation_become_the_flags_of_the_request(cloud, o
         ("create", (*SLICE, "--spot"), {}, "--spot: no such option"),
         ("create", (*SLICE, "--name", "My Run"), {}, "--name 'My Run': lower-case letters"),
         ("create", (*SLICE, "--slices", "0"), {}, "--slices '0': must be a number from 1"),
+        ("create", (*SLICE, "--poll", "1m"), {}, "--poll '1m': must be seconds"),
         ("fly", (), {}, "no command is called 'fly'"),
     ],
 )
