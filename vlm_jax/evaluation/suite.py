@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import vlm_jax
-from vlm_jax.data import places, sources
+from vlm_jax.data import places
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base, embeddings, records, report
 from vlm_jax.evaluation import classes as classes_lib
@@ -117,7 +117,7 @@ def check(evaluators: Mapping[str, Any]) -> None:
     """
     for name, evaluator in evaluators.items():
         try:
-            opened = {field: sources.open_source(data, field) for field, data in data_of(evaluator)}
+            opened = {field: evaluator.open(data, field) for field, data in data_of(evaluator)}
             if getattr(evaluator, "classes", "") and "data" in opened:
                 classes_lib.read(evaluator.classes, opened["data"])
         except InputError as error:
@@ -143,7 +143,7 @@ def made_of(config: Mapping[str, Any], evaluator: Any, step: int, weights: str) 
       weights: `raw` or `ema`.
     """
     run = {name: config.get(name) for name in ("system", "data", "seed", "steps", "precision", "optimizer", "init_from")}
-    opened = [sources.open_source(data, field) for field, data in data_of(evaluator)]
+    opened = [evaluator.open(data, field) for field, data in data_of(evaluator)]
     named = [[source.fingerprint, embeddings.of_records(source)] for source in opened]
     lists = [places.locate(part, "classes") for part in getattr(evaluator, "classes", "").split("::") if part]
     files = embeddings.of_files([path for path in lists if os.path.isfile(path)])
@@ -203,4 +203,4 @@ def of(
 
 def filled(evaluators: Mapping[str, Any], stream: Any) -> dict[str, Any]:
     """The evaluators, those without data of their own with the stream's validation data."""
-    return {name: e if e.data else dataclasses.replace(e, data=stream.val) for name, e in evaluators.items()}
+    return {name: e if e.data else e.on_validation(stream) for name, e in evaluators.items()}
