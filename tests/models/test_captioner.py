@@ -58,13 +58,6 @@ def test_the_image_changes_what_comes_next_and_not_the_embedding_of_the_text():
     assert np.abs(decoded - other).max() > 1e-2
 
 
-@pytest.mark.parametrize("mask", ["correct", "legacy"])
-def test_more_padding_changes_no_embedding(mask):
-    model = reference.filled(dataclasses.replace(TINY, class_mask=mask))
-    short, long = jax.jit(lambda t: (model(t[:, :5]), model(t)))(TOKENS[:1])
-    np.testing.assert_allclose(short, long, atol=1e-5)
-
-
 def test_what_does_not_fit_is_refused():
     model = reference.filled(TINY)
     with pytest.raises(InputError, match="8 tokens are longer than length 7"):

@@ -13,7 +13,7 @@ from vlm_jax.ops import norm
 LIMIT = 1e-4
 
 
-@pytest.mark.parametrize("name", ["openclip", "correctmask", "cascade"])
+@pytest.mark.parametrize("name", ["openclip", pytest.param("correctmask", marks=pytest.mark.slow), "cascade"])
 def test_coca_of_open_clip(oracles, tmp_path, name):
     """Features, tokens, logits and both losses, at every token of the text.
 

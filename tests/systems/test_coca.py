@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.models import reference
 from vlm_jax.data import pipeline
 from vlm_jax.errors import InputError
 from vlm_jax.losses import contrastive, language
@@ -61,12 +62,12 @@ def test_the_mask_is_that_of_the_oracle(oracles):
     np.testing.assert_array_equal(masks.class_token_last(present)[:, 0], oracle["out_allowed"])
 
 
-@pytest.mark.parametrize("pool", ["cascade", "parallel", "single"])
+@pytest.mark.parametrize("pool", ["cascade", *(pytest.param(name, marks=pytest.mark.slow) for name in ("parallel", "single"))])
 def test_objective_is_the_weighted_losses_of_the_public_methods(pool):
     tower = dataclasses.replace(TOWER, post_norm="none") if pool == "single" else convnet.Config(image_size=16, channels=(4,), depth=(1,))
     image = dataclasses.replace(IMAGE, pool=pool, tower=tower)
     system = dataclasses.replace(SYSTEM, image=image, contrastive_weight=0.5, caption_weight=3.0)
-    model, batch = system.build(rngs=nnx.Rngs(0)), _batch()
+    model, batch = reference.filled(system), _batch()
     pixels, tokens = batch["pairs"]["image"], batch["pairs"]["tokens"]
 
     @jax.jit
@@ -83,9 +84,10 @@ def test_objective_is_the_weighted_losses_of_the_public_methods(pool):
     assert caption > 1
 
 
+@pytest.mark.slow
 def test_chunks_change_neither_loss_nor_gradients():
     with jax.enable_x64(True):
-        graphdef, params, rest = nnx.split(SYSTEM.build(rngs=nnx.Rngs(0)), nnx.Param, ...)
+        graphdef, params, rest = nnx.split(reference.filled(SYSTEM), nnx.Param, ...)
         params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
 
         def loss(params, batch, microbatches):
@@ -98,28 +100,24 @@ def test_chunks_change_neither_loss_nor_gradients():
 
 
 def test_what_is_written_greedily_is_what_the_likelihood_prefers_at_each_token():
-    model, batch = SYSTEM.build(rngs=nnx.Rngs(0)), _batch(3)
+    model, batch = reference.filled(SYSTEM), _batch(3)
     pixels = batch["pairs"]["image"][:, None]
     decoding = generation.Decoding(strategy="greedy", max_new_tokens=5)
 
     @jax.jit
     def write(pixels):
         begin = jnp.full((3, 1), 2)
-        return model.generate(pixels, begin, jnp.ones(3, int), decoding, end_id=1, pad_id=0)
-
-    @jax.jit
-    def likelihoods(tokens):
+        found = model.generate(pixels, begin, jnp.ones(3, int), decoding, end_id=1, pad_id=0)
         context = model.image.encode((pixels[:, 0] / 255.0 - jnp.array(model.mean)) / jnp.array(model.std))
-        return jax.nn.log_softmax(model.text.logits(model.text.decode(model.text.both(tokens)[1], context)))
+        _, hidden = model.text.both(jnp.concatenate([begin, found.tokens], axis=1))
+        return found, jax.nn.log_softmax(model.text.logits(model.text.decode(hidden, context)))[:, :-1]
 
-    found = write(pixels)
-    tokens = jnp.concatenate([jnp.full((3, 1), 2), found.tokens], axis=1)
-    values = likelihoods(tokens)[:, :-1]
+    found, values = write(pixels)
     best, shown = values.argmax(-1), np.arange(5) < np.asarray(found.lengths)[:, None]
     np.testing.assert_array_equal(np.where(shown, best, 0), found.tokens)
     np.testing.assert_allclose(jnp.sum(values.max(-1), axis=1, where=shown), found.log_likelihood, rtol=1e-4)
     with pytest.raises(InputError, match="this model looks at one"):
-        model.generate(jnp.repeat(pixels, 2, axis=1), tokens[:, :1], jnp.ones(3, int), decoding, end_id=1, pad_id=0)
+        model.generate(jnp.repeat(pixels, 2, axis=1), found.tokens[:, :1], jnp.ones(3, int), decoding, end_id=1, pad_id=0)
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ class Compiled:
           rows: `images` [b, n, h, w, 3], `tokens` [b, t] and `lengths` [b], those of `training.sharding.rows`, in that order.
           key: for a strategy that draws.
         """
-        batch = sharding.put_batch(rows, self.mesh)
+        batch, key = sharding.put_batch(rows, self.mesh), self.place({"key": key})["key"]
         layout = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves((variables, batch)))
         name = ("generate", decoding, end_id, pad_id, layout)
         if name not in self._executables:

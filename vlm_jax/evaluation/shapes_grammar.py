@@ -26,10 +26,9 @@ def check(captions: Sequence[str], scenes: Sequence[Mapping[str, Any]]) -> dict[
     """
     found = {name: np.zeros(len(captions), bool) for name in NAMES}
     for i, (caption, facts) in enumerate(zip(captions, scenes, strict=True)):
-        said = shapes.parse(caption)
+        scene, said = read(facts), shapes.parse(caption)
         if said is None:
             continue
-        scene = read(facts)
         for name, key in _PARTS.items():
             there = collections.Counter(map(key, scene.objects))
             found[name][i] = collections.Counter(map(key, said.objects)) == there
