@@ -10,7 +10,7 @@ from vlm_jax.evaluation import scores
 Record = Mapping[str, Any]
 """As `records.record` makes it."""
 BEST = " *"
-_LOWER_IS_BETTER = re.compile(r"(^|_)(rank|loss|error|drop|perplexity)(@|_|$)")
+_LOWER_IS_BETTER = re.compile(r"(^|_)(rank|loss|error|drop|perplexity|byte)(@|_|$)")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
