@@ -134,6 +134,10 @@ class Flamingo(nnx.Module):
         features = self.features(images.reshape(-1, 1, *images.shape[2:]))
         return self.resampled(features, images.shape[1])
 
+    def visual_tokens(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b e"]:
+        """The visual tokens of each image as one vector, e = r d, to be kept for prompts that show it."""
+        return self.visual(images[:, None]).reshape(len(images), -1)
+
     def resampled(self, features: Float[Array, "m f s c"], images: int) -> Float[Array, "b n r d"]:
         """The visual tokens of `features`, for rows of so many images or clips."""
         visual = self.resampler(features)

@@ -1,0 +1,135 @@
+"""Learning in context: a model answers after having been shown how others were done, without being trained on it.
+
+What is asked and what is right differ between tasks, which are in modules of their own; that examples are drawn, prompts made, images
+encoded once and answers written or weighed is here.
+"""
+
+import abc
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlm_jax.data import pipeline, sources
+from vlm_jax.errors import InputError
+from vlm_jax.evaluation import base, few_shot_queries
+from vlm_jax.evaluation import few_shot_prompts as prompts
+from vlm_jax.evaluation.few_shot_queries import Item, Queries
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InContext(base.Evaluator, abc.ABC):
+    """Answers to queries after k examples, for several k. The images of a query and of its examples are never the same."""
+
+    train: str = ""
+    """Shards that examples are drawn from."""
+    support: int = 512
+    """Records of `train` that may become examples, from the start; 0: all."""
+    prompt: str
+    """What is said of an image, with fields in braces; ends with {answer}."""
+    shots: tuple[int, ...] = (0, 4, 8)
+    """Examples that are shown; with 0 the texts of two, without their images."""
+    choice: few_shot_queries.Choice = "random"
+    """Which: any, or those with the most similar images by the model's frozen image tower (RICES)."""
+    drawn: few_shot_queries.Drawn = "once"
+    """With choice random: the same examples for all queries, or others for each."""
+    draws: int = 1
+    """With choice random: draws over which is averaged."""
+    seed: int = 0
+    """Of the draws."""
+    examples: int = 4
+    """Prompts with answers to show for each k."""
+
+    def __post_init__(self):
+        if not self.shots or min(self.shots) < 0 or list(self.shots) != sorted(set(self.shots)):
+            raise InputError(f"shots {self.shots}: must be ascending numbers of examples, 0 or more")
+        if self.draws < 1 or (self.choice == "similar" and self.draws > 1):
+            raise InputError(f"draws {self.draws}: at least 1, and 1 with choice 'similar', which draws nothing")
+        prompts.query(self.prompt, _Any())
+
+    @abc.abstractmethod
+    def items(self, data: str, source: sources.Source, count: int) -> list[Item]:
+        """What is asked of the records of a source.
+
+        Raises:
+          InputError: a record does not have what is needed.
+        """
+
+    @abc.abstractmethod
+    def answer(self, asked: Queries, encoded: list[prompts.Prompt]) -> list[str]:
+        """The model's answer to each prompt."""
+
+    @abc.abstractmethod
+    def score(self, answers: Sequence[str], items: Sequence[Item]) -> dict[str, np.ndarray]:
+        """Values of each answer by metric, the most important metric first; a value of 1 is right."""
+
+    def chance(self, items: Sequence[Item]) -> dict[str, float]:
+        """What a guess reaches, by metric; nothing where that is no number of its own."""
+        return {}
+
+    def __call__(self, subject: base.Subject) -> base.Result:
+        """Evaluates; every process of a run calls this and gets the same result.
+
+        Raises:
+          InputError: data are missing or malformed, there are too few examples, or the model does not take prompts with images.
+        """
+        opened = {"support": ("train", self.train, self.support), "queries": ("data", self.data, self.limit)}
+        sets = {}
+        for name, (field, data, limit) in opened.items():
+            if not data:
+                raise InputError(f"{field} '': name shards; examples come from train, and what is asked from data")
+            found = base.open_records(data, limit)
+            sets[name] = (*found, self.items(data, *found))
+        asked = Queries.of(subject, sets, template=self.prompt, choice=self.choice, drawn=self.drawn, seed=self.seed)
+        values: dict[str, list[list[float]]] = {}
+        shown = []
+        for shots in self.shots:
+            for draw in range(self.draws):
+                made = asked.made(shots, draw)
+                answers = self.answer(asked, made)
+                found = self.score(answers, asked.queries)
+                for name, of_queries in found.items():
+                    values.setdefault(f"{name}@{shots}_shots", []).append(of_queries.tolist())
+                if draw == 0:
+                    shown += self._shown(asked, sets["queries"][0], shots, made, answers, next(iter(found.values())))
+        means = {name: [float(np.mean(one)) for one in draws] for name, draws in values.items()}
+        names = list(dict.fromkeys(name.partition("@")[0] for name in means))
+        lines = {name: [(float(k), float(np.mean(means[f"{name}@{k}_shots"]))) for k in self.shots] for name in names}
+        spread = {f"{name}_deviation": float(np.std(of, ddof=1)) for name, of in means.items() if len(of) > 1}
+        how = "most similar images, the most similar one last" if self.choice == "similar" else f"{self.draws} draws, {self.drawn}"
+        often = collections.Counter(item.answers[0] for item in asked.support).most_common(1)[0][0]
+        blind = {name: float(of.mean()) for name, of in self.score([often] * len(asked.queries), asked.queries).items()}
+        chance = self.chance([*asked.support, *asked.queries])
+        return base.Result(
+            metrics={name: float(np.mean(of)) for name, of in means.items()} | spread,
+            chance={name: chance[name.partition("@")[0]] for name in means if name.partition("@")[0] in chance},
+            blind={name: blind[name.partition("@")[0]] for name in means},
+            examples=shown,
+            figures={"shots": base.Lines("examples shown", names[0], {names[0]: lines[names[0]]})},
+            note=f"{len(asked.queries):,} queries; examples out of {len(asked.support):,}: {how}; seed {self.seed}. Blind: "
+            f"{often!r} to all. {self.note}".strip(),
+        )
+
+    def _shown(
+        self, asked: Queries, source: sources.Source, shots: int, made: list[prompts.Prompt], answers: Sequence[str], values: np.ndarray
+    ) -> list[base.Example]:
+        """Prompts as the model got them, beside the image that is asked about."""
+        chosen = base.spread(np.arange(len(made)), self.examples)
+        pictures = {i: base.thumbnail(x) for i, _, x in pipeline.read(source, asked.subject.transform, indices=chosen)}
+        return [
+            base.Example(
+                f"{shots} shots",
+                base.Entry(str(made[i]), pictures[i]),
+                (base.Entry(answers[i] or "(nothing)", verdict="right" if values[i] >= 1 else "none"),),
+                base.Entry(asked.queries[i].answers[0]),
+            )
+            for i in chosen
+        ]
+
+
+class _Any(dict):
+    """Has every field, to look at a template."""
+
+    def __missing__(self, key: str) -> str:
+        return ""
