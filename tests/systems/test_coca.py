@@ -99,6 +99,7 @@ def test_chunks_change_neither_loss_nor_gradients():
         assert np.abs(np.asarray(a) - np.asarray(b)).max() <= 1e-10 * max(np.abs(np.asarray(a)).max(), 1e-2)
 
 
+@pytest.mark.slow
 def test_what_is_written_greedily_is_what_the_likelihood_prefers_at_each_token():
     model, batch = reference.filled(SYSTEM), _batch(3)
     pixels = batch["pairs"]["image"][:, None]
