@@ -104,7 +104,7 @@ def keep(key: str, made: plan.Plan) -> None:
 def recipes(kept: Kept, cases: Sequence[Case]) -> str:
     """The cases as a table; what was not compiled says so."""
     lines = [
-        "| recipe | topology | mesh, remat, chunks | state | peak | of | FLOPs a pair | at 40 % | cycles | exchanged |",
+        "| recipe | topology | mesh, remat, chunks | state | peak | of | FLOPs an example | at 40 % | cycles | exchanged |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in cases:

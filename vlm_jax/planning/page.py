@@ -85,7 +85,7 @@ def _exchanges(plan: Plan) -> Markup | None:
 
 
 def _searched(plans: Sequence[Plan]) -> Markup:
-    names = ("data x fsdp x model", "remat", "chunks", "batch", "memory", "estimated", "a pair")
+    names = ("data x fsdp x model", "remat", "chunks", "batch", "memory", "estimated", "an example")
     head = [element("th", name, class_="n" if i > 1 else None) for i, name in enumerate(names)]
     rows = []
     for plan in plans:

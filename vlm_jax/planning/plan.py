@@ -28,6 +28,7 @@ class Plan:
     devices: int
     mesh: dict[str, int]
     batch_size: int
+    """Of the first data stream, whose examples the FLOPs and the estimate are for."""
     microbatches: int
     remat: str
     """Of the towers."""
@@ -130,7 +131,7 @@ def make(
     once = dataclasses.replace(config, system=with_remat(config.system, "none"), microbatches=1)
     needed = compiled.arithmetic(shapes.program(once, mesh, examples), batch)
     result = compiled.compile_step(made, batch, topology) if possible else None
-    number, size = math.prod(mesh.shape.values()), config.batch_size
+    number, size = math.prod(mesh.shape.values()), next(iter(shapes.batch_sizes(config).values()))
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     return Plan(
         recipe=recipe,

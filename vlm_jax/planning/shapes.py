@@ -49,7 +49,7 @@ def program(config: Config, mesh: Any, examples: int | None = None) -> programs.
     Raises:
       InputError: the batch does not divide, or a duration means nothing without data.
     """
-    sizes = {name: stream.batch_size or config.batch_size for name, stream in config.streams.items()}
+    sizes = batch_sizes(config)
     for size in sizes.values():
         sharding.check_batch(size, mesh, config.microbatches)
     batch_size = next(iter(sizes.values()))
@@ -59,9 +59,14 @@ def program(config: Config, mesh: Any, examples: int | None = None) -> programs.
     return programs.Program.of(config, mesh, total_steps=total, batch_size=batch_size, examples=examples)
 
 
+def batch_sizes(config: Config) -> dict[str, int]:
+    """Examples of one step by data stream; durations count those of the first."""
+    return {name: stream.batch_size or config.batch_size for name, stream in config.streams.items()}
+
+
 def batch(config: Config) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     """The arrays of a batch, as the pipeline makes them."""
-    sizes = {name: stream.batch_size or config.batch_size for name, stream in config.streams.items()}
+    sizes = batch_sizes(config)
     return {
         name: {field: jax.ShapeDtypeStruct((sizes[name], *shape), dtype) for field, (shape, dtype) in stream.fields().items()}
         for name, stream in config.streams.items()

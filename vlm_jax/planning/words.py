@@ -16,7 +16,7 @@ def report(plan: Plan) -> str:
         setting(plan),
         "",
         "memory of a device",
-        *(f"  {name:38}{scaled(size, 'B'):>9}" for name, size in memory(plan)),
+        *(f"  {name:40}{scaled(size, 'B'):>9}" for name, size in memory(plan)),
         f"  {'of the chip':38}{scaled(plan.memory, 'B'):>9}",
         f"  {verdict(plan)}",
     ]
@@ -24,7 +24,7 @@ def report(plan: Plan) -> str:
         lines += ["", "held whole by every device although larger than 1 MB:", *(f"  {name}" for name in plan.whole)]
     elif plan.mesh["fsdp"] * plan.mesh["model"] > 1:
         lines += ["", "no array larger than 1 MB is held whole by every device"]
-    lines += ["", "arithmetic", *(f"  {name:38}{value:>9}{remark}" for name, value, remark in arithmetic(plan))]
+    lines += ["", "arithmetic", *(f"  {name:40}{value:>9}{remark}" for name, value, remark in arithmetic(plan))]
     if plan.collectives is not None:
         lines += ["", "exchanges of a step, on one device", *collectives(plan)]
     if plan.compile_seconds is not None:
@@ -63,7 +63,7 @@ def verdict(plan: Plan) -> str:
 def arithmetic(plan: Plan) -> list[tuple[str, str, str]]:
     """Lines of operations and times, each with a remark."""
     lines = [
-        ("FLOPs a pair, forward and backward", scaled(plan.flops_per_example, ""), ""),
+        ("FLOPs an example, forward and backward", scaled(plan.flops_per_example, ""), ""),
         ("  with what the towers do again", scaled(plan.executed_per_example, ""), ""),
         (f"roofline at {plan.efficiency:.0%} of the peak", milliseconds(plan.roofline_milliseconds), " a step"),
     ]
@@ -98,7 +98,7 @@ def setting(plan: Plan) -> str:
 
 
 def cells(plan: Plan) -> tuple[str, ...]:
-    """A variant in a table: mesh, remat, chunks, batch, memory, estimated time of a step and of a pair."""
+    """A variant in a table: mesh, remat, chunks, batch, memory, estimated time of a step and of an example."""
     size = plan.peak or plan.asked
     return (
         " x ".join(map(str, plan.mesh.values())),
@@ -113,8 +113,8 @@ def cells(plan: Plan) -> tuple[str, ...]:
 
 def table(plans: Sequence[Plan]) -> str:
     """Variants side by side, in the order that they come in."""
-    form = "{:2}{:20} {:8} {:>6} {:>9} {:>9} {:>9} {:>9} {:>5}"
-    head = form.format("", "data x fsdp x model", "remat", "chunks", "batch", "memory", "estimated", "a pair", "fits")
+    form = "{:2}{:20} {:8} {:>6} {:>9} {:>9} {:>9} {:>10} {:>5}"
+    head = form.format("", "data x fsdp x model", "remat", "chunks", "batch", "memory", "estimated", "an example", "fits")
     lines = [form.format("" if plan.fields else "*", *cells(plan), "yes" if plan.fits else "no") for plan in plans]
     return "\n".join([head, *lines, "*: as the recipe has it"])
 
