@@ -134,3 +134,12 @@ def test_what_cannot_work_is_refused(subject, evaluator, tmp_path, change, conte
     (tmp_path / "lines.txt").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(errors.InputError, match=message):
         dataclasses.replace(evaluator, **change)(subject)
+
+
+def test_validation_data_are_read_as_the_run_reads_them():
+    found = perplexity.Perplexity().on_validation(types.SimpleNamespace(val="pairs.csv", read="captions", unit="file"))
+    assert (found.data, found.read) == ("pairs.csv", "captions")
+    mixed = types.SimpleNamespace(val="a.txt", parts={"books": types.SimpleNamespace(read="documents", unit="line")})
+    assert perplexity.Perplexity().on_validation(mixed).unit == "line"
+    with pytest.raises(errors.InputError, match=r"data\.val is empty"):
+        perplexity.Perplexity().on_validation(types.SimpleNamespace(val=""))

@@ -63,7 +63,13 @@ class Perplexity(base.Evaluator):
     task: ClassVar[str] = "language_modelling"
 
     def on_validation(self, stream: Any) -> "Perplexity":
-        """The same on the validation data of a run's stream, read as it reads them."""
+        """The same on the validation data of a run's stream, read as it reads them.
+
+        Raises:
+          InputError: it has none.
+        """
+        if not stream.val:
+            raise InputError("data.val is empty: perplexity needs validation texts; give --data.val, or the evaluator data of its own")
         first = next(iter(getattr(stream, "parts", {"": stream}).values()))
         read, unit = getattr(first, "read", self.read), getattr(first, "unit", self.unit)
         return dataclasses.replace(self, data=stream.val, read=read, unit=unit)
