@@ -121,7 +121,7 @@ class InContext(base.Evaluator, abc.ABC):
             base.Example(
                 f"{shots} shots",
                 base.Entry(str(made[i]), pictures[i]),
-                (base.Entry(answers[i] or "(nothing)", verdict="right" if values[i] >= 1 else "none"),),
+                (base.Entry(answers[i] or "(nothing)", verdict="right" if values[i] == 1 else "none"),),
                 base.Entry(asked.queries[i].answers[0]),
             )
             for i in chosen
