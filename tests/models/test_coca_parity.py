@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from tests.models.golden import Golden, check, towers
+from vlm_jax import imported
 from vlm_jax.losses import contrastive, language
 from vlm_jax.models.convert import open_clip, pretrained
 from vlm_jax.ops import norm
+from vlm_jax.systems import coca
 
 LIMIT = 1e-4
 
@@ -71,5 +73,7 @@ def test_the_published_configurations(size, dim, depth, width, patch):
     image, text = found.image, found.text
     assert (image.pool, image.queries, image.width, image.tower.depth, image.tower.post_norm) == ("single", 256, dim, depth, "none")
     assert (text.depth, text.decoder_depth, text.length, text.class_mask, text.activation) == (12, 12, 76, "legacy", "gelu")
+    system = imported.system_of(found)
+    assert isinstance(system, coca.Coca) and system.mean == found.preprocessing.mean
     like = found.like()
     assert like["text/positions"].shape == (77, dim) and like["image/pool/attention/key/kernel"].shape == (width, dim)
