@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from vlm_jax import config as configs
+from vlm_jax import decoder, image_tower, imported
 from vlm_jax import files as whole
-from vlm_jax import image_tower, imported
 from vlm_jax.data import text as tokenizers
 from vlm_jax.data import tokenizer_json
 from vlm_jax.errors import DONE, InputError
@@ -116,7 +116,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("target", metavar="TARGET", help="a directory that does not exist yet, or is empty")
     parser.add_argument("--to", required=True, choices=("vlm_jax", "hf", "open_clip"), help="whose layout TARGET gets")
     parser.add_argument(
-        "--part", choices=("all", "image"), default="all", help="image: the image tower alone, as ViTModel of transformers (--to hf)"
+        "--part",
+        choices=("all", "image", "lm"),
+        default="all",
+        help="for transformers (--to hf): the image tower alone, as ViTModel, or the language model, as GPT-2, OPT or LLaMA",
     )
     parser.add_argument(
         "--allow", nargs="+", default=(), metavar="REGEX", help="names in SOURCE that may be unknown, missing or narrowed"
@@ -127,8 +130,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     target = Path(options.target)
     imported.check_target(target)
-    if options.part == "image":
-        return _export_image_tower(options, target)
+    if options.part != "all":
+        return _export_part(options, target)
     source = imported.load(
         options.source, allow=options.allow, image_size=options.image_size, tokenizer=options.tokenizer, weights=options.weights
     )
@@ -144,13 +147,17 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _export_image_tower(options: argparse.Namespace, target: Path) -> int:
+def _export_part(options: argparse.Namespace, target: Path) -> int:
+    part = {"image": "an image tower", "lm": "a language model"}[options.part]
     if options.to != "hf":
-        raise InputError(f"to {options.to}: an image tower alone is written for transformers; give --to hf, or leave out --part")
-    count, notes = image_tower.export(
-        options.source, target, allow=options.allow, image_size=options.image_size, weights=options.weights
-    )
-    print(*notes, f"{count:,} parameters of {options.source} written to {target} (hf, the image tower)", sep="\n")
+        raise InputError(f"to {options.to}: {part} alone is written for transformers; give --to hf, or leave out --part")
+    if options.part == "image":
+        count, notes = image_tower.export(
+            options.source, target, allow=options.allow, image_size=options.image_size, weights=options.weights
+        )
+    else:
+        count, notes = decoder.export(options.source, target, allow=options.allow, weights=options.weights)
+    print(*notes, f"{count:,} parameters of {options.source} written to {target} (hf, {part} alone)", sep="\n")
     return DONE
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-Kind = Literal["two towers", "image tower"]
+Kind = Literal["two towers", "image tower", "language model"]
 _KINDS: dict[Kind, tuple[str, str]] = {
     "two towers": ("zero-shot-image-classification", "Image and text towers with a common space, trained with vlm_jax."),
     "image tower": ("image-feature-extraction", "An image tower, written by vlm_jax."),
+    "language model": ("text-generation", "A language model, written by vlm_jax."),
 }
 
 _LIMITS = (
