@@ -94,7 +94,8 @@ def scores(
     layout = _layout(hidden.shape[0] if hidden.ndim > 1 else 1, head.shape[1], cells)
     if bias is None:
         bias = jnp.zeros(head.shape[1], head.dtype)
-    return Scores(*_scores(layout, hidden, head, bias, labels))
+    made: Any = _scores(layout, hidden, head, bias, labels)
+    return Scores(*made)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,8 @@ class TextFiles:
     """Text files in UTF-8; a record is a file."""
 
     def __init__(self, paths: Sequence[str], unit: Unit):
-        self.paths, self.unit = list(paths), unit
+        self.paths = list(paths)
+        self.unit: Unit = unit
         self.fingerprint = base.fingerprint(paths, [1] * len(paths))
 
     def __len__(self) -> int:
