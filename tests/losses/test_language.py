@@ -1,6 +1,10 @@
 """The cross-entropy of blocks of words is the plain one, in value and gradients, on every mesh, and never holds all logits."""
 
 import functools
+import importlib.util
+import json
+import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ from vlm_jax.ops import chunks
 from vlm_jax.training import hlo
 
 P = jax.P
+ROOT = Path(__file__).resolve().parents[2]
 CASES = [((1, 1, 1), 601), ((8, 1, 1), 40), ((2, 4, 1), 256), ((1, 4, 2), 1202), ((1, 4, 2), 601)]
 """Meshes, and vocabularies of one block or of blocks of 256 and a rest; an odd number cannot be divided among the devices of `model`."""
 B, T, D = 8, 5, 16
@@ -184,3 +189,31 @@ def test_a_quarter_of_a_million_words_take_less_than_a_gigabyte_beside_the_head_
     beside = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - 2 * d * v * 4
     print(f"beside the head and its gradient {beside / 1e6:,.0f} MB, of which temporary {memory.temp_size_in_bytes / 1e6:,.0f}")
     assert beside <= 1e9
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("language_benchmark", ROOT / "benchmarks" / "language.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_in_the_docs_is_the_one_that_was_measured(benchmark):
+    rows = [benchmark.Row(**row) for row in json.loads((ROOT / "docs" / "language.json").read_text())]
+    assert benchmark.markdown(rows) in (ROOT / "docs" / "language.md").read_text()
+    assert [(row.form, row.topology, tuple(row.mesh)) for row in rows] == list(benchmark.CASES)
+    assert all(row.megabytes <= 1000 for row in rows if row.form == "blocks")
+
+
+@pytest.mark.slow
+def test_on_tpu_it_takes_less_than_a_gigabyte_too_and_the_gradient_is_reduced_once(benchmark):
+    if importlib.util.find_spec("libtpu") is None:
+        reason = "compiles for TPU: needs libtpu, pip install 'jax[tpu]'"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    row = benchmark.measure("blocks", "v5e:2x4", (8, 1, 1))
+    print(row)
+    assert row.megabytes <= 1000 and row.reduced_megabytes <= 1.01 * 768 * 262_144 * 4 / 1e6
