@@ -93,10 +93,10 @@ def test_the_loss_is_the_weighted_sum_of_the_means_of_the_streams():
             wanted[name] = -(chosen * weights).sum() / weights.sum()
         return objective.loss, objective.metrics, wanted
 
-    loss, metrics, wanted = outputs(params, batch())
+    loss, metrics, wanted = outputs(params, {name: stream for name, stream in batch().items() if name != "pairs"})
     for name, mean in wanted.items():
         np.testing.assert_allclose(metrics[f"loss/{name}"], mean, rtol=1e-5)
-    np.testing.assert_allclose(loss, wanted["pages"] + 0.5 * wanted["pairs"] + 0.25 * wanted["video"], rtol=1e-5)
+    np.testing.assert_allclose(loss, wanted["pages"] + 0.25 * wanted["video"], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -115,7 +115,25 @@ def test_chunks_change_neither_loss_nor_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), gradients, of_chunks)
 
 
-def test_frozen_parts_have_no_gradient_no_moments_and_are_written_once(tmp_path):
+def size(part):
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part))
+
+
+def count(part):
+    return sum(x.size for x in jax.tree.leaves(part))
+
+
+def test_frozen_parts_take_two_bytes_a_parameter_and_trained_ones_twelve():
+    whole, optimizer = states.Model.of(SYSTEM), AdamW()
+    transform = optimizer.transform(optimizer.rate(10, 2, None))
+    state = jax.eval_shape(lambda: states.init(whole, transform, optimizer.average(), seed=0, frozen_dtype=jnp.bfloat16))
+    assert {path.split("/")[0] for path in tree.flatten(state["frozen"])} == {"image", "lm"}
+    assert size(state["frozen"]) == 2 * count(state["frozen"]) > 0 and size(state["params"]) == 4 * count(state["params"])
+    assert 0 <= size(state["opt_state"]) - 2 * size(state["params"]) < 64  # and a few counters
+
+
+@pytest.mark.slow
+def test_frozen_parts_stay_bit_for_bit_and_are_written_once(tmp_path):
     whole, optimizer = states.Model.of(SYSTEM), AdamW(learning_rate=1e-2, warmup=0, weight_decay=0.5)
     transform = optimizer.transform(optimizer.rate(10, 2, None))
     train_step = jax.jit(step.make(whole, transform, optimizer.average(), dtype=jnp.float32, seed=0, total_steps=10, steps_per_epoch=1.0))
@@ -126,19 +144,14 @@ def test_frozen_parts_have_no_gradient_no_moments_and_are_written_once(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, state["frozen"], first["frozen"])
     moved = tree.flatten(jax.tree.map(lambda a, b: bool((a != b).any()), state["params"], first["params"]))
     assert moved["cross/blocks/attention_gate"] and moved["added_embed/embedding"] and moved["added_head/kernel"]
-    assert metrics["gate/attention"] > 0 and {path.split("/")[0] for path in tree.flatten(state["frozen"])} == {"image", "lm"}
-
-    size = lambda part: sum(x.nbytes for x in jax.tree.leaves(part))  # noqa: E731
-    count = lambda part: sum(x.size for x in jax.tree.leaves(part))  # noqa: E731
-    assert size(state["frozen"]) == 2 * count(state["frozen"]) and size(state["params"]) == 4 * count(state["params"])
-    assert size(state["opt_state"]) - 2 * size(state["params"]) < 64  # and a few counters
+    assert metrics["gate/attention"] > 0
     checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
     for number in (1, 2):
         checkpoints.save(number, state, {})
     checkpoints.close()
     for number in (1, 2):
         kept = checkpoint.ocp.checkpointables_metadata(tmp_path / "checkpoints" / str(number)).metadata
-        assert not {"image", "lm"} & {*kept["params"], *kept["average"]}
+        assert {"image", "lm"}.isdisjoint(kept["params"])
     assert (tmp_path / "frozen").is_dir()
 
 

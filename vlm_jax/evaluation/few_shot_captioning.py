@@ -1,8 +1,8 @@
 """Captions after k captioned examples."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class FewShotCaptioning(in_context.InContext):
                 raise InputError(f"data {data!r}: record {record['key']!r} has no caption")
             if self.grammar == "shapes" and "scene" not in record:
                 raise InputError(f"data {data!r}: record {record['key']!r} has no scene; set grammar to 'none'")
-        return [Captioned({}, tuple(record["captions"]), record.get("scene")) for record in records]
+        return [Captioned({}, tuple(record["captions"]), record.get("scene", {})) for record in records]
 
     def answer(self, asked: few_shot_queries.Queries, encoded: list[prompts.Prompt]) -> list[str]:
         return asked.written(encoded, self.decoding)
@@ -50,6 +50,7 @@ class FewShotCaptioning(in_context.InContext):
 
 @dataclasses.dataclass(frozen=True)
 class Captioned(few_shot_queries.Item):
-    """An image with captions, and what is to be seen in it, where that is known."""
+    """An image with captions."""
 
-    scene: dict | None
+    scene: Mapping[str, Any]
+    """What is to be seen in it; empty where that is not known."""

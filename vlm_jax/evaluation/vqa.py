@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,12 +39,13 @@ class Vqa(in_context.InContext):
         return [cut(text) for text in asked.written(encoded, self.decoding)]
 
     def score(self, answers: Sequence[str], items: Sequence[few_shot_queries.Item]) -> dict[str, np.ndarray]:
-        values = [
-            vqa_accuracy.accuracy(answer, item.answers, self.normalization)
-            if len(item.answers) > 1
-            else float(vqa_accuracy.normalize(answer) == vqa_accuracy.normalize(item.answers[0]))
-            for answer, item in zip(answers, items, strict=True)
-        ]
+        values = []
+        for answer, item in zip(answers, items, strict=True):
+            first, *others = item.answers
+            if others:
+                values.append(vqa_accuracy.accuracy(answer, item.answers, self.normalization))
+            else:
+                values.append(float(vqa_accuracy.normalize(answer) == vqa_accuracy.normalize(first)))
         return {"accuracy": np.array(values)}
 
 
@@ -59,7 +60,8 @@ def _item(data: str, record: sources.Example, number: int) -> few_shot_queries.I
     if record.get("questions"):
         asked = record["questions"][number % len(record["questions"])]
         return few_shot_queries.Item({"question": asked["question"]}, (asked["answer"],))
-    answers = record.get("answers") or [record.get("answer")]
-    if not isinstance(record.get("question"), str) or not all(isinstance(answer, str) for answer in answers):
+    given: Sequence[Any] = record.get("answers") or [record.get("answer")]
+    answers = [answer for answer in given if isinstance(answer, str)]
+    if not isinstance(record.get("question"), str) or len(answers) < len(given):
         raise InputError(f"data {data!r}: record {record['key']!r} has no question with answers; give it `question` and `answers`")
     return few_shot_queries.Item({"question": record["question"]}, tuple(answers))

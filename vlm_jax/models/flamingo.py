@@ -296,7 +296,7 @@ class Flamingo(nnx.Module):
         if end < depth:
             x, last = group(x, (jax.tree.map(lambda w: w[whole], crossed), part(owned, end, depth)))
             given.append(last)
-        return x, jax.tree.map(lambda *w: jnp.concatenate(w) if len(w) > 1 else w[0], *given)
+        return x, given[0] if len(given) == 1 else jax.tree.map(lambda *w: jnp.concatenate(w), *given)
 
     def _start(self, tokens, positions, more: int = 0):
         """Embedded tokens, and how the blocks turn queries and keys."""
