@@ -1,5 +1,7 @@
 """CoCa imported from open_clip computes what open_clip computed, and goes back bit for bit. Tolerance 1e-4, as in test_parity."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from tests.models.golden import Golden, check, towers
 from vlm_jax import imported
+from vlm_jax.errors import InputError
 from vlm_jax.losses import contrastive, language
 from vlm_jax.models.convert import open_clip, pretrained
 from vlm_jax.ops import norm
@@ -55,6 +58,10 @@ def test_coca_of_open_clip(oracles, tmp_path, name):
     differences = golden.differences(got)
     assert max(differences.values()) < LIMIT, differences
     check(found, golden.weights)
+    made, contents = open_clip.write(dataclasses.replace(found.layout, table=()))
+    assert (made.image, made.text) == (found.layout.image, found.layout.text)
+    assert made.to_theirs(found.params).keys() == golden.weights.keys()
+    assert contents[open_clip.NAME]["model_cfg"]["vision_cfg"].items() >= golden.config["vision_cfg"].items()
     assert (found.layout.family, found.layout.text.class_mask) == ("coca", "legacy" if name == "openclip" else "correct")
 
 
@@ -75,5 +82,12 @@ def test_the_published_configurations(size, dim, depth, width, patch):
     assert (text.depth, text.decoder_depth, text.length, text.class_mask, text.activation) == (12, 12, 76, "legacy", "gelu")
     system = imported.system_of(found)
     assert isinstance(system, coca.Coca) and system.mean == found.preprocessing.mean
+    made, contents = open_clip.write(found)
+    assert (made.image, made.text, made.preprocessing) == (image, text, found.preprocessing)
+    assert contents[open_clip.NAME]["model_cfg"]["vision_cfg"].items() >= model["vision_cfg"].items()
+    with pytest.raises(InputError, match="open_clip's decoder has gelu"):
+        open_clip.write(dataclasses.replace(found, text=dataclasses.replace(text, norm_epsilon=1e-6)))
+    with pytest.raises(InputError, match=r"image\.tower"):
+        open_clip.write(dataclasses.replace(found, image=dataclasses.replace(image, tower=dataclasses.replace(image.tower, registers=2))))
     like = found.like()
     assert like["text/positions"].shape == (77, dim) and like["image/pool/attention/key/kernel"].shape == (width, dim)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_jax.errors import InputError
-from vlm_jax.models import resnet, text, vit
+from vlm_jax.models import attentional, captioner, resnet, text, vit
 from vlm_jax.models.convert import files, layout, open_clip_coca, open_clip_resnet
 from vlm_jax.models.convert.mapping import (
     ARRAY,
@@ -320,14 +320,17 @@ def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
     """
     if model.text is None:
         raise InputError("an image tower alone is no model of open_clip; export it to hf")
+    if isinstance(model.image, attentional.Config):
+        return _write_coca(model, model.image)
+    assert isinstance(model.text, text.Config)
     if model.text.pool == "eos":  # open_clip finds the end by its id, the largest of its vocabulary
         if model.text.eos_id != model.text.vocab_size - 1:
             raise InputError(f"text.eos_id {model.text.eos_id}: open_clip takes the largest id, {model.text.vocab_size - 1}, for the end")
         model = dataclasses.replace(model, text=dataclasses.replace(model.text, pool="argmax", eos_id=None))
-    assert model.text is not None
+    assert isinstance(model.text, text.Config)
     if model.text.eos_id is not None:
         model = dataclasses.replace(model, text=dataclasses.replace(model.text, eos_id=None))
-    assert model.text is not None
+    assert isinstance(model.text, text.Config)
     image = model.image
     timm = isinstance(image, vit.Config) and image.pool == "map"
     config: dict[str, Any] = {"embed_dim": model.text.projection_dim}
@@ -342,12 +345,19 @@ def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
     else:
         config["vision_cfg"] = _trunk_json(image) if timm else _image_json(image)
     config["text_cfg"] = _text_json(model.text)
-    seen = model.preprocessing
-    preprocess = {
-        "mean": list(seen.mean), "std": list(seen.std), "interpolation": seen.interpolation, "resize_mode": seen.resize,
-        "fill_color": seen.fill[0] if len(set(seen.fill)) == 1 else list(seen.fill),
-    }  # fmt: skip
-    contents = {NAME: {"model_cfg": config, "preprocess_cfg": preprocess}}
+    contents = {NAME: {"model_cfg": config, "preprocess_cfg": _preprocess_json(model.preprocessing)}}
+    made = parse(contents[NAME], ())
+    layout.refuse_differences(model, made, "open_clip")
+    return made, contents
+
+
+def _write_coca(model: layout.Layout, image: attentional.Config) -> tuple[layout.Layout, Mapping[str, Any]]:
+    assert isinstance(model.text, captioner.Config)
+    plain = vit.Config(image_size=8, patch_size=8, width=1, depth=1, mlp_dim=1, num_heads=1)
+    tower = dataclasses.replace(image.tower, **{name: getattr(plain, name) for name in layout.TRAINING if hasattr(plain, name)})
+    model = dataclasses.replace(model, image=dataclasses.replace(image, tower=tower))
+    config = open_clip_coca.to_json(image, model.text, _image_json(tower))
+    contents = {NAME: {"model_cfg": config, "preprocess_cfg": _preprocess_json(model.preprocessing)}}
     made = parse(contents[NAME], ())
     layout.refuse_differences(model, made, "open_clip")
     return made, contents
@@ -359,6 +369,13 @@ def _image_json(config: vit.Config) -> dict[str, Any]:
         "head_width": config.width // config.num_heads, "mlp_ratio": _ratio(config),
     }  # fmt: skip
     return fields | _kwargs_json(config)
+
+
+def _preprocess_json(seen: layout.Preprocessing) -> dict[str, Any]:
+    return {
+        "mean": list(seen.mean), "std": list(seen.std), "interpolation": seen.interpolation, "resize_mode": seen.resize,
+        "fill_color": seen.fill[0] if len(set(seen.fill)) == 1 else list(seen.fill),
+    }  # fmt: skip
 
 
 def _trunk_json(config: vit.Config) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def towers(model: layout.Fields, image: vit.Config, words: text.Config) -> tuple
         image, pool="none", post_norm="none" if pool == "single" else "layer_norm", projection_dim=0
     )
     said = layout.Fields(model["text_cfg"], "text_cfg", {"pad_id": 0, "correct_cls_mask": model.get("correct_cls_mask", False)})
-    said.require(embed_cls=True)
+    said.require(embed_cls=True, act_kwargs={}, norm_kwargs={})
     decoder = layout.Fields(model["multimodal_cfg"], "multimodal_cfg", {"mlp_ratio": 4.0, "width": 512, "heads": 8, "layers": 12})
     decoder.only("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "attn_pooler_heads", "ls_init_value")
     decoder.require(width=words.width, heads=words.num_heads, vocab_size=words.vocab_size, ls_init_value=None)
@@ -89,6 +89,32 @@ def table(image: attentional.Config, *, vision: Table, words: Table, block: Tabl
         ("text_decoder.text_projection", "text/decoder/head", KERNEL),
         ("logit_scale", "log_scale", ARRAY),
     )
+
+
+def to_json(image: attentional.Config, words: captioner.Config, vision: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of model_cfg, given vision_cfg of the tower.
+
+    Raises:
+      InputError: open_clip's decoder has no such activation or epsilon.
+    """
+    if words.activation not in ("gelu", "quick_gelu") or words.norm_epsilon != 1e-5:
+        raise InputError(
+            f"text.activation {words.activation!r}, norm_epsilon {words.norm_epsilon}: open_clip's decoder has gelu or quick_gelu, and 1e-5"
+        )
+    sizes = {"context_length": words.length, "vocab_size": words.vocab_size, "width": words.width, "heads": words.num_heads}
+    sizes |= {"mlp_ratio": words.mlp_dim / words.width}
+    heads = {"attn_pooler_heads": image.num_heads}
+    pool = {theirs for theirs, ours in _POOLS.items() if ours == image.pool}.pop()
+    config: dict[str, Any] = {
+        "embed_dim": image.width,
+        "vision_cfg": {**vision, "attentional_pool": pool, **heads, "attn_pooler_queries": image.queries, "output_tokens": True},
+        "text_cfg": {**sizes, "layers": words.depth, "embed_cls": True, "output_tokens": True, "pad_id": words.pad_id},
+        "multimodal_cfg": {**sizes, "layers": words.decoder_depth, **heads},
+        "custom_text": True,
+    }
+    if words.class_mask == "correct":
+        config["text_cfg"]["correct_cls_mask"] = True
+    return config | ({"quick_gelu": True} if words.activation == "quick_gelu" else {})
 
 
 def _pooler(theirs: str, ours: str, width: int, context_width: int) -> Table:
