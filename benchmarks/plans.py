@@ -148,7 +148,8 @@ def beside(kept: Kept) -> str:
 def document(text: str, kept: Kept) -> str:
     """The document with what is between its markers made anew."""
     shown = "\n\n".join(f"```text\n{words.report(kept[key])}\n```" for key in SHOWN if key in kept)
-    parts = {"printed": shown, "recipes": recipes(kept, CASES), "beside": beside(kept), "searched": recipes(kept, SEARCHED)}
+    searched = recipes(kept, [case for case in SEARCHED if case.key in kept])
+    parts = {"printed": shown, "recipes": recipes(kept, CASES), "beside": beside(kept), "searched": searched}
     for name, made in parts.items():
         marker = f"<!-- {name}: benchmarks/plans.py -->"
         pattern = re.compile(f"{re.escape(marker)}\n.*?\n<!-- end -->", re.DOTALL)
