@@ -120,3 +120,22 @@ def test_paths_tell_which_parameters_lead_with_the_depth(name):
         assert ((lead, *rest) == x.shape) != stack.stacked(path), path
         assert not stack.stacked(path) or ((3, *rest) == x.shape and lead == 5), path
     assert any(map(stack.stacked, three)) and not all(map(stack.stacked, three))
+
+
+class Scale(nnx.Module):
+    def __init__(self):
+        self.scale = nnx.Param(jnp.array([2.0, 3.0]))
+
+
+@pytest.mark.parametrize("loop", ["scan", "unroll"])
+def test_each_block_has_arrays_of_its_own_and_gives_some_back(loop):
+    weights = Scale()
+    each = {"added": jnp.array([10.0, 20.0])}
+
+    def fn(block, x, own):
+        return x * block.scale[...] + own["added"], {"before": x}
+
+    x, given = stack.apply_each(fn, weights, jnp.ones((1, 1)), each, loop=loop)
+    assert x.tolist() == [[56.0]] and given["before"].tolist() == [[[1.0]], [[12.0]]]
+    x, nothing = stack.apply_each(lambda block, x, own: (x * block.scale[...], own), weights, jnp.ones((1, 1)), loop=loop)
+    assert x.tolist() == [[6.0]] and nothing is None

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vlm_jax.errors import InputError
 from vlm_jax.layers import attention, block, embed, initializers, linear, norm, stack
+from vlm_jax.losses import language
 from vlm_jax.models import choices, sizes
 from vlm_jax.ops import activations, masks, rotary, rows, sharding
 
@@ -249,7 +250,7 @@ class LM(nnx.Module):
         self,
         tokens: Int[Array, "b t"],
         *,
-        positions: Int[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
         segments: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t v"]:
         """Logits of the next token at every token, in float32; arguments as of `hidden`.
@@ -263,7 +264,7 @@ class LM(nnx.Module):
         self,
         tokens: Int[Array, "b t"],
         *,
-        positions: Int[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
         segments: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t d"]:
         """All tokens after the final norm.
@@ -323,9 +324,8 @@ class LM(nnx.Module):
         Raises:
           InputError: the texts are longer than `length`.
         """
-        logits = self(tokens[:, :-1])
-        chosen = jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
-        return jnp.sum(chosen - jax.nn.logsumexp(logits, axis=-1), axis=1, where=targets[:, 1:])
+        found = language.scores(self.hidden(tokens[:, :-1]), self.head_kernel(), tokens[:, 1:])
+        return jnp.sum(found.log_likelihood, axis=1, where=targets[:, 1:])
 
     def start(
         self, tokens: Int[Array, "b t"], lengths: Int[Array, " b"], max_new: int
