@@ -19,9 +19,9 @@ from vlm_jax import files as whole
 from vlm_jax.data import text as tokenizers
 from vlm_jax.data import tokenizer_json
 from vlm_jax.errors import DONE, InputError
-from vlm_jax.models import resnet, text, vit
+from vlm_jax.models import captioner, resnet, text, vit
 from vlm_jax.models.convert import files, hugging_face, layout, open_clip, vocabularies
-from vlm_jax.systems import siglip, two_tower
+from vlm_jax.systems import coca, siglip, two_tower
 from vlm_jax.training import tree
 
 _WEIGHTS = {"hf": "model.safetensors", "open_clip": "open_clip_model.safetensors"}
@@ -37,12 +37,14 @@ def layout_of(config: configs.Config) -> layout.Layout:
     system = config.system
     if not isinstance(system, two_tower.TwoTower):
         raise InputError(f"system {type(system).__name__}: only systems with an image and a text tower are exported")
-    if not isinstance(system.image, (vit.Config, resnet.Config)) or not isinstance(system.text, text.Config):
-        raise InputError(f"system.image {type(system.image).__module__}: only ViT and modified ResNet towers are exported")
+    captions = isinstance(system, coca.Coca)
+    tower, words = (system.image.tower, captioner.Config) if captions else (system.image, text.Config)
+    if not isinstance(tower, vit.Config if captions else (vit.Config, resnet.Config)) or not isinstance(system.text, words):
+        raise InputError(f"system.image {type(tower).__module__}: only ViT and modified ResNet towers are exported, with CoCa only ViT")
     seen = imported.preprocessing_of(config)
     assert seen is not None, "a system with two towers has images"
     return layout.Layout(
-        family="siglip" if isinstance(system, siglip.Siglip) else "clip",
+        family="coca" if captions else "siglip" if isinstance(system, siglip.Siglip) else "clip",
         image=system.image,
         text=system.text,
         preprocessing=seen,
@@ -60,6 +62,8 @@ def export(source: imported.Source, target: Path, to: str) -> tuple[str, ...]:
       InputError: the other codebase cannot hold the model; nothing is written then.
     """
     model = layout_of(source.config)
+    if model.family == "coca" and to != "open_clip":
+        raise InputError(f"to {to}: transformers has no CoCa; give --to open_clip")
     made, contents = WRITERS[to](model)
     weights = made.to_theirs({path: np.asarray(x) for path, x in tree.flatten(source.variables).items()})
     target.mkdir(parents=True, exist_ok=True)

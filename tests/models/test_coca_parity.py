@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.models.golden import Golden, check, towers
-from vlm_jax import imported
+from vlm_jax import convert, imported
 from vlm_jax.errors import InputError
 from vlm_jax.losses import contrastive, language
-from vlm_jax.models.convert import open_clip, pretrained
+from vlm_jax.models.convert import files, open_clip, pretrained
 from vlm_jax.ops import norm
 from vlm_jax.systems import coca
 
@@ -91,3 +91,16 @@ def test_the_published_configurations(size, dim, depth, width, patch):
         open_clip.write(dataclasses.replace(found, image=dataclasses.replace(image, tower=dataclasses.replace(image.tower, registers=2))))
     like = found.like()
     assert like["text/positions"].shape == (77, dim) and like["image/pool/attention/key/kernel"].shape == (width, dim)
+
+
+def test_what_was_imported_is_exported_to_open_clip_bit_for_bit(oracles, tmp_path):
+    golden = Golden(oracles, "golden_coca_openclip")
+    source = imported.load(str(golden.open_clip(tmp_path / "coca")))
+    assert source.config.data.tokenizer.pad == "zero"
+    convert.export(source, tmp_path / "out", "open_clip")
+    weights = files.read(tmp_path / "out" / "open_clip_model.safetensors")
+    assert weights.keys() == golden.weights.keys()
+    assert all(np.array_equal(weights[key], x) for key, x in golden.weights.items())
+    assert pretrained.load(tmp_path / "out").layout.text == source.config.system.text
+    with pytest.raises(InputError, match="transformers has no CoCa"):
+        convert.export(source, tmp_path / "hf", "hf")

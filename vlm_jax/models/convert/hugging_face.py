@@ -400,7 +400,7 @@ def _text_json(config: text.Config) -> dict[str, Any]:
 
 
 def _clip_json(model: layout.Layout) -> dict[str, Any]:
-    assert model.text is not None
+    assert isinstance(model.text, text.Config)
     end = 2 if model.text.pool == "argmax" else model.text.eos_id
     dim = model.image.projection_dim
     begin = {"bos_token_id": 0 if end == 2 else max((end or 1) - 1, 0), "eos_token_id": end, "pad_token_id": 1}
@@ -414,7 +414,7 @@ def _clip_json(model: layout.Layout) -> dict[str, Any]:
 
 
 def _siglip_json(model: layout.Layout) -> dict[str, Any]:
-    assert model.text is not None
+    assert isinstance(model.text, text.Config)
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}  # the model uses none; the defaults exceed small vocabularies
     return {
         "architectures": ["SiglipModel"],

@@ -343,6 +343,7 @@ def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
     if isinstance(image, resnet.Config):
         config["vision_cfg"] = open_clip_resnet.to_json(image)
     else:
+        assert isinstance(image, vit.Config)
         config["vision_cfg"] = _trunk_json(image) if timm else _image_json(image)
     config["text_cfg"] = _text_json(model.text)
     contents = {NAME: {"model_cfg": config, "preprocess_cfg": _preprocess_json(model.preprocessing)}}
@@ -352,11 +353,12 @@ def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
 
 
 def _write_coca(model: layout.Layout, image: attentional.Config) -> tuple[layout.Layout, Mapping[str, Any]]:
-    assert isinstance(model.text, captioner.Config)
+    words = model.text
+    assert isinstance(words, captioner.Config)
     plain = vit.Config(image_size=8, patch_size=8, width=1, depth=1, mlp_dim=1, num_heads=1)
     tower = dataclasses.replace(image.tower, **{name: getattr(plain, name) for name in layout.TRAINING if hasattr(plain, name)})
     model = dataclasses.replace(model, image=dataclasses.replace(image, tower=tower))
-    config = open_clip_coca.to_json(image, model.text, _image_json(tower))
+    config = open_clip_coca.to_json(image, words, _image_json(tower))
     contents = {NAME: {"model_cfg": config, "preprocess_cfg": _preprocess_json(model.preprocessing)}}
     made = parse(contents[NAME], ())
     layout.refuse_differences(model, made, "open_clip")
