@@ -14,9 +14,9 @@ from PIL import Image
 from vlm_jax.data import images, records, vocabulary
 from vlm_jax.data import text as text_lib
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import few_shot_captioning, few_shot_classification, vqa
+from vlm_jax.evaluation import base, few_shot_captioning, few_shot_classification, vqa
 from vlm_jax.layers import gated_cross_attention
-from vlm_jax.models import flamingo, lm, resampler, vit
+from vlm_jax.models import flamingo, generation, lm, resampler, vit
 from vlm_jax.training import sharding
 
 COLOURS = {"red": (200, 0, 0), "blue": (0, 0, 200), "green": (0, 160, 0)}
@@ -174,3 +174,21 @@ def test_what_cannot_be_asked_is_refused(data):
 def test_an_answer_ends_where_a_new_question_begins():
     assert vqa.cut("two Question: how many") == "two"
     assert vqa.cut("red\nblue") == "red"
+
+
+@pytest.mark.slow
+def test_a_real_model_writes_and_weighs_over_several_devices(data):
+    config = abstract(text_lib.Tokenizer(data["tokenizer"], length=64).load().vocab_size, 64)[0]
+    graphdef, variables = nnx.split(config.build(rngs=nnx.Rngs(0)))
+    subject = base.Subject(
+        compiled=base.Compiled(graphdef, sharding.Mesh().make()),
+        variables=nnx.to_pure_dict(variables),
+        transform=images.Transform(size=8),
+        tokenizer=text_lib.Tokenizer(data["tokenizer"], length=64).load(),
+        batch_size=8,
+    )
+    greedy = generation.Decoding(max_new_tokens=3)
+    written = vqa.Vqa(**given(data), shots=(1,), decoding=greedy)(subject)
+    assert 0 <= written.metrics["accuracy@1_shots"] <= 1 and len(written.examples) == 4
+    weighed = few_shot_classification.FewShotClassification(**given(data, "classes"), shots=(1,), choice="similar")(subject)
+    assert 0 <= weighed.metrics["acc1@1_shots"] <= 1
