@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vlm_jax.errors import InputError
 from vlm_jax.models import choices
-from vlm_jax.ops import sharding
+from vlm_jax.ops import rows, sharding
 
 Step = Callable[[Any, Int[Array, " b"]], tuple[Float[Array, "b v"], Any]]
 """Logits after one more token of each row, and the cache with it."""
@@ -103,7 +103,7 @@ def truncate(logits: Float[Array, "b v"], top_k: int = 0, top_p: float = 1.0) ->
     """Logits with -inf for the tokens that are not drawn from: all but the `top_k` likeliest, then but those that hold `top_p` of what is
     left. Tokens as likely as the last of them stay; one always does."""
     if top_k:
-        least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
+        least = rows.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
     if top_p < 1:
         falling = jnp.sort(logits, axis=-1, descending=True)
@@ -216,14 +216,14 @@ def _beam(step, cache, logits, decoding: Decoding, end_id, pad_id) -> Generated:
         allowed = _choices(logits.reshape(b, beams, vocabulary), state.place, decoding, end_id)
         total = (state.log_likelihood[..., None] + allowed).reshape(b, beams * vocabulary)
         count = min(2 * beams, beams * vocabulary)
-        likeliest, index = jax.lax.top_k(total, count)
+        likeliest, index = rows.top_k(total, count)
         source, token = index // vocabulary, (index % vocabulary).astype(jnp.int32)
         tokens = jnp.take_along_axis(state.tokens, source[..., None], axis=1)
         tokens = jax.lax.dynamic_update_slice(tokens, token[..., None], (0, 0, state.place))
         ends, length = token == end_id, state.place + 1
         finished = jnp.where(ends & (jnp.arange(count) < beams), score(likeliest, length), -jnp.inf)
         state = better(state, tokens, likeliest, finished, length)
-        log_likelihood, kept = jax.lax.top_k(jnp.where(ends, -jnp.inf, likeliest), beams)
+        log_likelihood, kept = rows.top_k(jnp.where(ends, -jnp.inf, likeliest), beams)
         return state._replace(
             place=length,
             cache=state.cache.take(jnp.take_along_axis(source, kept, axis=1)),

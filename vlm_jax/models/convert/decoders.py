@@ -175,7 +175,7 @@ def parse(config: Any, names: Mapping[str, Any]) -> Layout:
     Raises:
       InputError: another kind of model, or a form of it that ours does not have.
     """
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    kind: Any = config.get("model_type") if isinstance(config, dict) else None
     if kind not in get_args(Family):
         raise InputError(f"config.json: model_type {kind!r} is not supported; {', '.join(get_args(Family))} are")
     made = {"gpt2": _gpt2, "opt": _opt, "llama": _llama}[kind](layout.Fields(config, "config.json", _DEFAULTS[kind]))
