@@ -202,3 +202,11 @@ def test_missing_paths_and_lengths_without_room_are_refused(tmp_path, merges):
         text.Tokenizer("").load()
     with pytest.raises(errors.InputError, match=r"tokenizer\.length 2"):
         text.Tokenizer(merges, length=2).load()
+
+
+def test_ids_that_the_vocabulary_does_not_have_are_left_out_of_a_text(piece_model, merges):
+    """A model may have more words than its tokenizer, and write one of them."""
+    for path in (piece_model, merges):
+        tokenizer = text.Tokenizer(path).load()
+        ids = tokenizer.encode("a thing")
+        assert tokenizer.decode([ids[0], tokenizer.vocab_size, *ids[1:], 10**6]) == tokenizer.decode(ids)

@@ -105,7 +105,7 @@ class LoadedTokenizer(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids before the first end; begin and padding are left out."""
+        """The text of the ids before the first end; begin, padding and what the vocabulary does not have are left out."""
 
     def named(self, field: Literal["begin", "end"], own: int | None) -> int | None:
         """The id that the configuration names for the begin or end; `own`, the vocabulary's, where it names none.
@@ -168,7 +168,7 @@ class LoadedTokenizer(abc.ABC):
         return text
 
     def _content(self, ids: Sequence[int]) -> list[int]:
-        ids = [int(i) for i in ids]
+        ids = [int(i) for i in ids if i < self.vocab_size]
         if ids and ids[0] == self.bos_id:
             ids = ids[1:]
         if self.eos_id in ids:
