@@ -36,7 +36,9 @@ def weights(oracle):
     }
 
 
-@pytest.mark.parametrize(("activation", "known"), [("relu", "relu"), ("squared_relu", "relu2"), ("gelu", "gelu")])
+@pytest.mark.parametrize(
+    ("activation", "known"), [("squared_relu", "relu2"), *(pytest.param(name, name, marks=pytest.mark.slow) for name in ("relu", "gelu"))]
+)
 def test_computes_what_the_oracle_says(oracles, activation, known):
     with np.load(oracles / "flamingo_layers.npz") as oracle:
         block = build(dataclasses.replace(CONFIG, activation=activation), weights(oracle))
@@ -47,7 +49,10 @@ def test_computes_what_the_oracle_says(oracles, activation, known):
             np.testing.assert_allclose(y[0], oracle[f"x_out_{known}_{name}_g0.5_-0.3"], atol=1e-5)
 
 
-@pytest.mark.parametrize(("norm", "mlp", "activation"), [("layer_norm", "plain", "squared_relu"), ("rms_norm", "gated", "silu")])
+@pytest.mark.parametrize(
+    ("norm", "mlp", "activation"),
+    [("layer_norm", "plain", "squared_relu"), pytest.param("rms_norm", "gated", "silu", marks=pytest.mark.slow)],
+)
 def test_begins_as_the_identity_with_gradients_of_the_gates_alone(norm, mlp, activation):
     config = dataclasses.replace(CONFIG, norm=norm, mlp=mlp, activation=activation)
     x, media = jax.random.normal(jax.random.key(0), (2, 5, 12)), jax.random.normal(jax.random.key(1), (2, 6, 8))
