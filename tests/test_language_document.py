@@ -114,4 +114,4 @@ def test_pairs_of_any_source_train_a_language_model(place, monkeypatch):
     with inside(place, monkeypatch):
         records.write("pairs", [{"image": b"", "captions": [sentence(i)]} for i in range(60)], 1)
         shards = re.sub(r"\S*shards/\S+", "'pairs-*.array_record'", line)
-        run(shards, "--steps", "2")
+        run(shards, "--steps", "2", "--workdir", "runs/pairs")
