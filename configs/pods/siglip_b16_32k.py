@@ -7,7 +7,7 @@
 The paper (Zhai et al. 2023): both towers of size B, images resized to a square, 64 lower-case tokens of a vocabulary of 32,000, learning
 rate 1e-3, weight decay 1e-4, beta2 0.95, gradients clipped at 1, batches of 32,768, beyond which it found no gain. Its English B/16 saw
 9e9 pairs; the released weights have 76.0 % on ImageNet without training on it. 20,000 steps of warm-up are those of SigLIP 2.
-Planned (compiled, not run): 5.2 GB of 16 on each chip of v5e:16x16.
+Planned (compiled, not run): 5.2 GB of 16 on each chip of v5e:16x16, 17.9 GB of 32 on each of v4:4x4x4.
 """
 
 from vlm_jax.config import Config
