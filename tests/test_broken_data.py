@@ -94,6 +94,7 @@ def weights(run: runs.Run, workdir: Path):
     return jax.device_get(checkpoint.load_weights(workdir, None, states.weights_of(run.model), run.mesh)[0])
 
 
+@pytest.mark.slow
 def test_a_mixture_with_bad_records_resumes_bit_for_bit(tiny_world, shards, tmp_path, monkeypatch):
     """R8 and the mixture of R1: from the save of step 8 on with two workers, as if killed before the next one."""
     whole = build(tiny_world, shards, tmp_path / "whole")

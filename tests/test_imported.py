@@ -41,7 +41,7 @@ def test_a_directory_is_imported_once_and_again_when_it_changes(theirs, tmp_path
 
 def test_several_processes_are_told_to_convert_first(theirs, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match="several processes; convert it first: python -m vlm_jax.convert hf:"):
+    with pytest.raises(InputError, match=r"several processes; convert it first: python -m vlm_jax\.convert hf:"):
         imported.resolve(f"hf:{theirs}")
     assert not (tmp_path / "cache").exists()
 
@@ -60,6 +60,7 @@ def test_it_is_evaluated_and_embedded_with(theirs, tmp_path, tiny_world):
     assert model.embed_texts(["the cat"]).shape == (1, 24)
 
 
+@pytest.mark.slow
 def test_its_image_tower_is_started_from_and_locked(theirs, tmp_path, tiny_world):
     """LiT from a model of transformers."""
     tower = ("width=32", "depth=2", "mlp-dim=64", "num-heads=4", "pool=cls", "class-token=positioned", "patch-bias=none")

@@ -75,6 +75,7 @@ def test_evaluators_of_a_file_choose_too(runs, tmp_path):
     assert list(json.loads((tmp_path / "target" / "interpolation.json").read_text())["scores"]) == ["own image_retrieval_recall@1"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_merged_or_chosen_is_refused(runs, tiny_world, tmp_path):
     for flags, message in (
         (["--coefficient", "0.5", "--tasks", "val"], "coefficient: give it, or --tasks"),

@@ -1,4 +1,4 @@
-"""docs/new_system.md tells the size of what it names. Its commands are checked by test_documents, its Python by test_captions."""
+"""docs/new_system.md tells the size of what it names. test_documents checks its commands, test_captions_end_to_end its Python."""
 
 import re
 from pathlib import Path

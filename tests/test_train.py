@@ -140,6 +140,7 @@ def test_init_from_takes_a_part_and_says_what_is_fresh(finished, tiny_world, tmp
         train.main([RECIPE, *_flags(tiny_world, tmp_path / "no", "--init-from", f"image/blocks/[:1] <- {finished}", *still)])
 
 
+@pytest.mark.slow
 def test_a_cheap_stage_goes_on_at_full_size(tiny_world, tmp_path):
     """Half of the patches of 32 pixels and 8 tokens, then all patches of 48 pixels and 24 tokens."""
 
@@ -191,7 +192,12 @@ def one_device_curve(tiny_world, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("sizes", "more"),
-    [((8, 1, 1), ()), ((2, 2, 2), ()), ((1, 4, 2), ("--system.image.remat", "full")), ((4, 2, 1), ("--microbatches", "2"))],
+    [
+        ((8, 1, 1), ()),
+        pytest.param((2, 2, 2), (), marks=pytest.mark.slow),
+        ((1, 4, 2), ("--system.image.remat", "full")),
+        ((4, 2, 1), ("--microbatches", "2")),
+    ],
     ids=str,
 )
 def test_every_mesh_gives_the_losses_of_one_device(tiny_world, tmp_path, one_device_curve, sizes, more, capfd):
@@ -202,6 +208,7 @@ def test_every_mesh_gives_the_losses_of_one_device(tiny_world, tmp_path, one_dev
     assert "rematerialization" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close_to_float32(tiny_world, tmp_path, one_device_curve):
     losses, _ = _curve(tiny_world, tmp_path, jax.devices()[:1], "--precision", "bfloat16")
     np.testing.assert_allclose(losses, one_device_curve, rtol=0.02)  # 8 bits of mantissa, over 20 updates

@@ -72,6 +72,7 @@ def test_each_draw_has_k_images_of_each_class_and_those_of_smaller_k_among_them(
     assert not np.array_equal(seen[0][0], seen[-1][0])
 
 
+@pytest.mark.slow
 def test_a_second_run_and_other_devices_change_no_number(result, make_subject, probe):
     assert probe(make_subject(8)).metrics == result.metrics
 

@@ -192,6 +192,7 @@ def test_a_report_of_a_thousand_classes_and_many_points_stays_small(written):
     assert written.stat().st_size < 2_000_000
 
 
+@pytest.mark.slow
 def test_the_documents_show_pictures_that_the_command_makes(browser, written, tmp_path):
     spec = importlib.util.spec_from_file_location("screenshots", ROOT / "docs" / "screenshots.py")
     assert spec and spec.loader

@@ -10,12 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from vlm_jax.data import sources
 from vlm_jax.evaluation import base, embeddings, linear_probe, nearest_neighbours, retrieval, zero_shot
 
 TESTS = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_numbers_of_one(make_subject, data, classes, tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "SECONDS", 0.0)
     subject = make_subject(batch_size=8)

@@ -79,6 +79,7 @@ def test_every_form_equals_the_formula_in_float32(name, shape, form):
             assert _worst(sharded(*_split(pairs, mesh), *scalars), want) <= tolerance
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate))
 @given(
     name=st.sampled_from(["softmax", "sigmoid"]),

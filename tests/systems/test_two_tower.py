@@ -87,6 +87,7 @@ def test_chunks_change_neither_loss_nor_gradients(cls):
         assert np.abs(np.asarray(a) - np.asarray(b)).max() <= 1e-10 * max(np.abs(np.asarray(a)).max(), 1e-2)
 
 
+@pytest.mark.slow
 def test_eight_chunks_of_512_take_the_memory_of_one():
     image = vit.Config(image_size=32, patch_size=8, width=32, depth=2, mlp_dim=128, num_heads=2, projection_dim=8)
     words = dataclasses.replace(TEXT, width=32, depth=2, mlp_dim=128, length=16)
@@ -206,6 +207,7 @@ def test_with_dropped_patches_chunks_and_devices_change_no_gradient(cls, drop):
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), jax.device_get(other), want)
 
 
+@pytest.mark.slow
 def test_dropped_patches_add_no_collective():
     """Of both towers' embeddings and their gradients, on eight devices with eight chunks."""
     mesh = sharding.Mesh(data=4, fsdp=2).make()

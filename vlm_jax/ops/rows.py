@@ -29,6 +29,11 @@ def top_k(x: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Arra
     """
     axes = sharding.batch_axes()
     if not axes or x.shape[0] % math.prod(jax.sharding.get_abstract_mesh().shape[name] for name in axes):
-        return tuple(jax.lax.top_k(x, k))
-    own = jax.shard_map(lambda x: tuple(jax.lax.top_k(x, k)), in_specs=P(axes), out_specs=P(axes), axis_names=set(axes), check_vma=False)
+        return _top_k(x, k)
+    own = jax.shard_map(lambda x: _top_k(x, k), in_specs=P(axes), out_specs=P(axes), axis_names=set(axes), check_vma=False)
     return own(x)
+
+
+def _top_k(x, k) -> tuple[Array, Array]:
+    largest, index = jax.lax.top_k(x, k)  # a list
+    return largest, index
