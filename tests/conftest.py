@@ -6,7 +6,7 @@ import shutil
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait for one another where cores are busy
-# Most of a test of a tiny model is compilation, which takes a quarter less without optimisation; what the caller says comes later and counts.
+# Most of a test of a tiny model is compilation, a quarter less without optimisation. What the caller says comes later, and counts.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 from pathlib import Path
