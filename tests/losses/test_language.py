@@ -32,7 +32,7 @@ def _arguments(dtype, v, b=B):
     hidden, head, bias = (rng.normal(size=shape) for shape in ((b, T, D), (D, v), (v,)))
     weights = rng.random((b, T)) * (np.arange(T) % 3 != 1)
     wide = [jnp.asarray(x, dtype) for x in (hidden, 2 * head, bias)]
-    return *wide, jnp.asarray(rng.integers(0, v, (b, T)), jnp.int32), jnp.asarray(weights, jnp.float32)
+    return *wide, jnp.asarray(rng.integers(0, v, (b, T)), jnp.int32), jnp.asarray(weights, dtype)
 
 
 def _mean(hidden, head, bias, labels, weights, **cells):
