@@ -144,7 +144,7 @@ def test_the_tools_do_what_their_commands_say(place, monkeypatch):
     monkeypatch.setenv("VLM_JAX_CACHE", str(place / "cache"))
     (place / "book.txt").write_text("\n".join(caption(i) for i in range(40)))
     for line in TOOLS:
-        _, script, *arguments = shlex.split(line)
+        _, script, *arguments = shlex.split(line.replace("configs/", f"{ROOT}/configs/"))
         small = ["--size", "290" if "bytes" in arguments else "60"] if "--size" in arguments else []
         done = subprocess.run([sys.executable, ROOT / script, *arguments, *small], capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
