@@ -2,7 +2,7 @@
 
     python -m vlm_jax.train configs/clip_mixture.py \\
         --data.parts.web.train 'shards/train-{00000..00003}.tar' --data.parts.web.val shards/val-00000.tar \\
-        --data.parts.photos.train photos --data.weights.web 3 --workdir runs/mixture
+        --data.parts.photos.train photos --data.parts.photos.val photos_val --data.weights.web 3 --workdir runs/mixture
 
 Captions of the web are mended and taken at random, those of the photos are taken as they are; the vocabulary is trained on both. Another
 part is another entry here. The log has examples and epochs of each part.
