@@ -16,6 +16,7 @@ plan.json, all optional:
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -54,8 +55,22 @@ SWITCHES = set(
 
 CLOUD = Path(os.environ["FAKE_CLOUD"])
 MEMORY = CLOUD / "memory.json"
+
+
+@contextlib.contextmanager
+def _remembered():
+    """What the cloud knows now, for change; held against other calls, since several launchers may follow one run."""
+    with (CLOUD / "memory.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        now = json.loads(MEMORY.read_text()) if MEMORY.exists() else {"machine": -1, "there": False, "ssh": 0, "creates": 0, "deletes": 0}
+        yield now
+        MEMORY.write_text(json.dumps(now))
+
+
 plan = json.loads((CLOUD / "plan.json").read_text())
-memory = json.loads(MEMORY.read_text()) if MEMORY.exists() else {"machine": -1, "there": False, "ssh": 0, "creates": 0, "deletes": 0}
+with _remembered() as memory:
+    pass
+found = dict(memory)
 
 
 def main(arguments: list[str]) -> int:
@@ -68,7 +83,8 @@ def main(arguments: list[str]) -> int:
             try:
                 return PLAYED[command](positional, flags)
             finally:
-                MEMORY.write_text(json.dumps(memory))
+                with _remembered() as now:  # another call may have changed it meanwhile, such as a deletion during this ssh
+                    now.update({name: value for name, value in memory.items() if name not in found or found[name] != value})
     return _error(f"(gcloud) Invalid choice: {' '.join(arguments[:4])}", 2)
 
 
