@@ -81,7 +81,9 @@ class Attention(nnx.Module):
         Args:
           rotation: of `ops.rotary`, for the positions of `x`; only without a context.
         """
-        return self.attend(x, self.keys_values(x if context is None else context, rotation), mask, rotation)
+        query = self._queries(x, rotation)  # before the keys: the other order takes a TPU 1% more of memory and of cycles
+        known = self.keys_values(x if context is None else context, rotation)
+        return self._attended(query, known, mask)
 
     def keys_values(
         self, context: Float[Array, "b s e"], rotation: Float[Array, "2 #b s f"] | None = None
@@ -102,9 +104,14 @@ class Attention(nnx.Module):
         rotation: Float[Array, "2 #b t f"] | None = None,
     ) -> Float[Array, "b t d"]:
         """As a call, with `keys_values` of the context."""
+        return self._attended(self._queries(x, rotation), known, mask)
+
+    def _queries(self, x, rotation):
         query = checkpoint_name(self.query(x), "query")
         query = query.reshape(*query.shape[:2], self.num_heads, -1)
         query = self.query_norm(query) if hasattr(self, "query_norm") else query
-        query = query if rotation is None else rotary.rotate(query, rotation)
+        return query if rotation is None else rotary.rotate(query, rotation)
+
+    def _attended(self, query, known, mask):
         attended = attention.dot_product_attention(query, known.key, known.value, mask)
-        return self.out(checkpoint_name(attended.reshape(*x.shape[:2], -1), "attended"))
+        return self.out(checkpoint_name(attended.reshape(*attended.shape[:2], -1), "attended"))
