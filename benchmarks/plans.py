@@ -50,6 +50,8 @@ CASES = (
     Case("clipa_l16", "v5e:16x16"),
     Case("clipa_l16_finish", "v5e:16x16"),
     Case("lit_b16", "v5e:8x8"),
+    Case("coca_b", "v5e:16x16"),
+    Case("flamingo_3b", "v5e:16x16"),
 )
 """Every recipe on what it is for."""
 SEARCHED = (

@@ -71,6 +71,14 @@ def test_recomputation_is_counted(config, planned):
     assert compiled.arithmetic(made, shapes.batch(again)) / 16 > 1.2 * planned.flops_per_example
 
 
+def test_a_tower_within_a_tower_is_varied_too():
+    system = configs.load_recipe(str(Path(RECIPE).parents[1] / "configs" / "pods" / "coca_b.py"))[0].system
+    assert list(plan.towers(system)) == ["image.tower", "text"] and plan.remat(system) == "names"
+    none = plan.with_remat(system, "none")
+    assert none.image.tower.remat == none.text.remat == "none" and none.image.queries == system.image.queries
+    assert plan.with_remat(none, "names") == system
+
+
 def test_a_plan_is_read_from_text_json_and_page(planned):
     text = words.report(planned)
     for part in ("compiled, not run", "parameters, exact", "high-water mark, compiler", "it fits", "all-reduce", "roofline at 40%"):

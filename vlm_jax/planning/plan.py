@@ -172,9 +172,15 @@ def _note(result: compiled.Compiled | None, slices: int) -> str:
 
 
 def towers(system: Any) -> dict[str, Any]:
-    """The configurations within a system that have a policy of recomputation, by field."""
-    found = {field.name: getattr(system, field.name) for field in dataclasses.fields(system)}
-    return {name: tower for name, tower in found.items() if hasattr(tower, "remat")}
+    """The configurations within a system that have a policy of recomputation, by path, such as `image.tower`."""
+    found = {}
+    for field in dataclasses.fields(system):
+        part = getattr(system, field.name)
+        if hasattr(part, "remat"):
+            found[field.name] = part
+        elif dataclasses.is_dataclass(part):
+            found |= {f"{field.name}.{path}": tower for path, tower in towers(part).items()}
+    return found
 
 
 def remat(system: Any) -> str:
@@ -185,7 +191,16 @@ def remat(system: Any) -> str:
 
 def with_remat(system: Any, policy: str) -> Any:
     """The system with one policy for all of its towers."""
-    return dataclasses.replace(system, **{name: dataclasses.replace(tower, remat=policy) for name, tower in towers(system).items()})
+    return with_towers(system, {path: dataclasses.replace(tower, remat=policy) for path, tower in towers(system).items()})
+
+
+def with_towers(system: Any, changed: dict[str, Any]) -> Any:
+    """The system with other configurations at these paths."""
+    for path, tower in changed.items():
+        name, _, rest = path.partition(".")
+        part = with_towers(getattr(system, name), {rest: tower}) if rest else tower
+        system = dataclasses.replace(system, **{name: part})
+    return system
 
 
 def from_json(row: dict[str, Any]) -> Plan:
