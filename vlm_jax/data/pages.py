@@ -22,7 +22,7 @@ import grain
 import numpy as np
 
 from vlm_jax import errors
-from vlm_jax.data import bad_records, batches, images, packing, pipeline, records, text, vocabulary
+from vlm_jax.data import bad_records, batches, images, packing, pipeline, records, text, tokenized
 from vlm_jax.data.sources import documents
 
 _RECENT = 64
@@ -30,7 +30,7 @@ _RECENT = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Pages:
+class Pages(tokenized.Tokenized):
     """Interleaved documents. The tokens of a row are `tokenizer.length`."""
 
     stream: ClassVar[str] = "pages"
@@ -66,29 +66,9 @@ class Pages:
         """What a row is made of."""
         return packing.Form(self.tokenizer, self.images)
 
-    def prepared(self) -> "Pages":
-        """The same stream with a vocabulary that exists: where `tokenizer.path` asks for one, it is trained on the texts.
-
-        Raises:
-          InputError: `captions:` without a number, or what the files or the training raise.
-        """
-        size = vocabulary.size_asked(self.tokenizer.path)
-        if size is None:
-            return self
-        path = vocabulary.of_captions(self.open(self.train, "train"), size)
-        return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, path=path))
-
     def open(self, pattern: str, field: str) -> "_Texts":
         """The texts of documents that a pattern names, as captions."""
         return _Texts(documents.open_documents(pattern, field))
-
-    def keep(self, folder: str) -> None:
-        """Copies into a run's folder what a checkpoint needs of the stream: the vocabulary."""
-        self.tokenizer.keep(folder, self.stream)
-
-    def kept(self, folder: str) -> "Pages":
-        """The stream with what `keep` copied."""
-        return dataclasses.replace(self, tokenizer=self.tokenizer.kept(folder, self.stream))
 
     def describe(self) -> pipeline.Description:
         """Opens everything the stream needs, and makes its plan.

@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import grain
 import numpy as np
 
 from vlm_jax import errors
-from vlm_jax.data import bad_records, batches, captions, collate, images, records, sources, text, vocabulary
+from vlm_jax.data import bad_records, batches, captions, collate, images, records, sources, text, tokenized
 
 Batch = batches.Batch
 BatchIterator = batches.BatchIterator
@@ -72,7 +72,7 @@ class Stream(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class Pairs(tokenized.Tokenized):
     """Images with captions."""
 
     stream: ClassVar[str] = "pairs"
@@ -103,26 +103,13 @@ class Pairs:
         if not 0 <= self.bad_records <= 1:
             raise errors.InputError(f"data.bad_records {self.bad_records}: a share of the examples, from 0 to 1")
 
-    def prepared(self) -> "Pairs":
-        """The same stream with the decoder of this machine, and a vocabulary that exists: trains the one that `tokenizer.path` asks for.
+    def prepared(self) -> Self:
+        """Also with the decoder of this machine.
 
         Raises:
           InputError: no such decoder, `captions:` without a number, or what the shards or the training raise.
         """
-        stream = dataclasses.replace(self, image=self.image.prepared())
-        size = vocabulary.size_asked(self.tokenizer.path)
-        if size is None:
-            return stream
-        path = vocabulary.of_captions(self.open(self.train, "train"), size)
-        return dataclasses.replace(stream, tokenizer=dataclasses.replace(self.tokenizer, path=path))
-
-    def keep(self, folder: str) -> None:
-        """Copies into a run's folder what a checkpoint needs of the stream: the vocabulary."""
-        self.tokenizer.keep(folder, self.stream)
-
-    def kept(self, folder: str) -> "Pairs":
-        """The stream with what `keep` copied."""
-        return dataclasses.replace(self, tokenizer=self.tokenizer.kept(folder, self.stream))
+        return dataclasses.replace(super().prepared(), image=self.image.prepared())
 
     def describe(self) -> Description:
         """Opens everything the stream needs.

@@ -20,12 +20,12 @@ import grain
 import numpy as np
 
 from vlm_jax import errors
-from vlm_jax.data import bad_records, batches, images, packing, pipeline, text, vocabulary
+from vlm_jax.data import bad_records, batches, images, packing, pipeline, text, tokenized
 from vlm_jax.data.sources import texts
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
+class Texts(tokenized.Tokenized):
     """Texts for a language model. The tokens of a row are `tokenizer.length`."""
 
     stream: ClassVar[str] = "texts"
@@ -59,18 +59,6 @@ class Texts:
         """What a row is made of."""
         return packing.Form(self.tokenizer, images=0)
 
-    def prepared(self) -> "Texts":
-        """The same stream with a vocabulary that exists: where `tokenizer.path` asks for one, it is trained on the texts.
-
-        Raises:
-          InputError: `captions:` without a number, or what the files or the training raise.
-        """
-        size = vocabulary.size_asked(self.tokenizer.path)
-        if size is None:
-            return self
-        path = vocabulary.of_captions(self.open(self.train, "train"), size)
-        return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, path=path))
-
     def open(self, pattern: str, field: str) -> "_Lines":
         """The texts that a pattern names, as captions."""
         return _Lines(self.opened(pattern, field))
@@ -78,14 +66,6 @@ class Texts:
     def opened(self, pattern: str, field: str) -> texts.Texts:
         """The texts that a pattern names."""
         return texts.open_texts(pattern, field, self.read, self.unit)
-
-    def keep(self, folder: str) -> None:
-        """Copies into a run's folder what a checkpoint needs of the stream: the vocabulary."""
-        self.tokenizer.keep(folder, self.stream)
-
-    def kept(self, folder: str) -> "Texts":
-        """The stream with what `keep` copied."""
-        return dataclasses.replace(self, tokenizer=self.tokenizer.kept(folder, self.stream))
 
     def describe(self) -> pipeline.Description:
         """Opens everything the stream needs, and makes its tokens and its plan.
