@@ -75,7 +75,16 @@ def test_a_pair_is_its_image_then_its_text_and_the_end_of_a_chunk():
     assert begun.index[0].tolist() == [0, 1, 1, 1, 1, 1, 1]
 
 
-def test_the_loss_is_the_weighted_sum_of_the_means_of_the_streams():
+TARGETS = jnp.arange(8)[None] >= jnp.array([[6], [3]])
+
+
+def log_p(logits, tokens):
+    """Of each token after the first."""
+    found = jax.nn.log_softmax(logits[:, :-1], axis=-1)
+    return jnp.take_along_axis(found, tokens[:, 1:, None], axis=-1)[..., 0]
+
+
+def test_the_loss_is_the_weighted_sum_of_the_means_of_the_streams_and_candidates_are_weighed_by_the_same_logits():
     graphdef, params = nnx.split(model())
 
     @jax.jit
@@ -87,16 +96,19 @@ def test_the_loss_is_the_weighted_sum_of_the_means_of_the_streams():
             images = texts.pixels.shape[1]
             visual = made.resampled(made.features(texts.pixels.reshape(-1, *texts.pixels.shape[2:])), images)
             logits = made.logits(made.hidden(visual, texts.tokens, index=texts.index, positions=texts.positions, segments=texts.segments))
-            log_p = jax.nn.log_softmax(logits[:, :-1], axis=-1)
-            chosen = jnp.take_along_axis(log_p, texts.tokens[:, 1:, None], axis=-1)[..., 0]
+            chosen = log_p(logits, texts.tokens)
             weights = texts.weights[:, :-1]
             wanted[name] = -(chosen * weights).sum() / weights.sum()
-        return objective.loss, objective.metrics, wanted
+        images, tokens = batch["pages"]["images"], batch["pages"]["tokens"]
+        said = made.log_likelihood(images, tokens, TARGETS)
+        wanted_said = log_p(made(images, tokens), tokens)
+        return objective.loss, objective.metrics, wanted, said, jnp.sum(wanted_said, axis=1, where=TARGETS[:, 1:])
 
-    loss, metrics, wanted = outputs(params, {name: stream for name, stream in batch().items() if name != "pairs"})
+    loss, metrics, wanted, said, wanted_said = outputs(params, {name: stream for name, stream in batch().items() if name != "pairs"})
     for name, mean in wanted.items():
         np.testing.assert_allclose(metrics[f"loss/{name}"], mean, rtol=1e-5)
     np.testing.assert_allclose(loss, wanted["pages"] + 0.25 * wanted["video"], rtol=1e-5)
+    np.testing.assert_allclose(said, wanted_said, rtol=1e-5)
 
 
 @pytest.mark.slow

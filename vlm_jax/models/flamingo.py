@@ -4,9 +4,8 @@ An image becomes visual tokens once, by an image tower and a resampler. Before e
 those of its image. All gates begin with 0, so that the untrained model gives the logits of the language model to the last bit.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from vlm_jax.errors import InputError
-from vlm_jax.layers import attention, embed, gated_cross_attention, initializers, linear, stack
+from vlm_jax.layers import attention, embed, gated_cross_attention, initializers, interleaved, linear, stack
 from vlm_jax.models import choices, generation, lm, resampler, vit
 from vlm_jax.ops import images as pixels
 from vlm_jax.ops import masks, norm, rows, sharding
@@ -115,6 +114,13 @@ class Flamingo(nnx.Module):
         self.added_embed = embed.Embed(ADDED, width, embedding_init=small, rngs=rngs)
         self.added_head = linear.Linear(width, ADDED, kernel_init=small, bias_init=None, rngs=rngs)
 
+    @property
+    def prompt_form(self) -> generation.PromptForm:
+        """What `generate` takes."""
+        config = self.config
+        visual = (config.resampler.latents, config.resampler.width)
+        return generation.PromptForm(image_id=config.image_id, chunk_end_id=config.chunk_end_id, length=config.lm.length, visual=visual)
+
     def embed_image(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """L2-normalised vectors of the image tower alone, to find similar images: its embedding, or else the mean of its tokens."""
         x = pixels.normalize(images, self.config.mean, self.config.std)
@@ -186,18 +192,11 @@ class Flamingo(nnx.Module):
         self, images: Num[Array, "b n ..."], tokens: Int[Array, "b t"]
     ) -> Float[Array, "b t v"]:
         """Logits of the next token at every token; arguments as of `generate`."""
-        return self.logits(self.hidden(self._visual(images), tokens))
+        return self.logits(self.states(images, tokens))
 
-    def log_likelihood(
-        self, images: Num[Array, "b n ..."], tokens: Int[Array, "b t"], targets: Bool[Array, "b t"]
-    ) -> Float[Array, " b"]:
-        """Sum of log p(token | all before it) over the tokens where `targets` is True; the first token of a row has none.
-
-        Arguments as of `generate`.
-        """
-        logits = self(images, tokens[:, :-1])
-        chosen = jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
-        return jnp.sum(chosen - jax.nn.logsumexp(logits, axis=-1), axis=1, where=targets[:, 1:])
+    def states(self, images: Num[Array, "b n ..."], tokens: Int[Array, "b t"]) -> Float[Array, "b t e"]:
+        """`hidden` of tokens that look at the last image before them; arguments as of `generate`."""
+        return self.hidden(self._visual(images), tokens)
 
     def generate(
         self,
@@ -254,49 +253,12 @@ class Flamingo(nnx.Module):
 
         return self._through(x, lambda block, x, known: block(x, known, seen), blocks, known, past)
 
-    def _through(
-        self,
-        x: Float[Array, "b t e"],
-        cross: Callable[[Any, Any, Any], Any],
-        blocks: Callable[[Any, Any, Any], tuple[Any, Any]],
-        of_cross: Any = None,
-        of_blocks: Any = None,
-    ) -> tuple[Float[Array, "b t e"], Any]:
-        """x through the language model with cross-attention between its blocks, and what the blocks gave.
-
-        Args:
-          cross: from a block of cross-attention, x, and what is its own to x.
-          blocks: from a stack of blocks of the language model, x, and what is their own to x and what they give.
-          of_cross, of_blocks: arrays that lead with their number.
-        """
-        every, offset, depth = self.config.every, self.config.offset, self.config.lm.depth
-        whole = (depth - offset) // every
-        end = offset + whole * every
-        owned, crossed = (self.lm.blocks, of_blocks), (self.cross.blocks, of_cross)
-        part = lambda tree, first, last: jax.tree.map(lambda w: w[first:last], tree)  # noqa: E731
-
-        def group(x, own):
-            (block, of_block), (layers, of_layers) = own
-            return blocks(layers, cross(block, x, of_block), of_layers)
-
-        given = []
-        if offset:
-            x, first = blocks(*_with(x, part(owned, 0, offset)))
-            given.append(first)
-        if whole:
-            grouped = jax.tree.map(lambda w: w.reshape(whole, every, *w.shape[1:]), part(owned, offset, end))
-            several = part(crossed, 0, whole)
-            if self.config.lm.loop == "scan":
-                x, middle = jax.lax.scan(group, x, (several, grouped))
-                given.append(jax.tree.map(lambda w: w.reshape(whole * every, *w.shape[2:]), middle))
-            else:
-                for i in range(whole):
-                    x, own = group(x, jax.tree.map(lambda w, i=i: w[i], (several, grouped)))
-                    given.append(own)
-        if end < depth:
-            x, last = group(x, (jax.tree.map(lambda w: w[whole], crossed), part(owned, end, depth)))
-            given.append(last)
-        return x, given[0] if len(given) == 1 else jax.tree.map(lambda *w: jnp.concatenate(w), *given)
+    def _through(self, x, cross, blocks, of_cross=None, of_blocks=None):
+        """x through the language model with cross-attention between its blocks, and what the blocks gave; see `layers.interleaved`."""
+        places = {"every": self.config.every, "offset": self.config.offset, "loop": self.config.lm.loop}
+        return interleaved.apply(
+            self.cross.blocks, self.lm.blocks, x, cross, blocks, of_inserted=of_cross, of_blocks=of_blocks, **places
+        )
 
     def _start(self, tokens, positions, more: int = 0):
         """Embedded tokens, and how the blocks turn queries and keys."""
@@ -322,8 +284,3 @@ class Flamingo(nnx.Module):
     def _next(self, hidden):
         """Logits of what may be generated."""
         return self.logits(self.lm.norm(hidden)).at[:, self.config.image_id].set(-jnp.inf)
-
-
-def _with(x, owned):
-    blocks, own = owned
-    return blocks, x, own

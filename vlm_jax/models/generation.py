@@ -59,6 +59,23 @@ class Decoding:
             raise InputError(f"beams {self.beams}: must be at least 1")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptForm:
+    """Prompts of texts with images between, as a model takes them that has this as `prompt_form`.
+
+    Besides `generate` and `log_likelihood`, such a model has `visual_tokens`, from pixels to what prompts may show in their place.
+    """
+
+    image_id: int
+    """Of the token that stands for an image; beyond the tokenizer's vocabulary."""
+    chunk_end_id: int
+    """Of the token that ends the text of an image; beyond the vocabulary, too."""
+    length: int
+    """Tokens of a prompt with its answer, at most."""
+    visual: tuple[int, int]
+    """Visual tokens of an image, and their channels."""
+
+
 class Generated(NamedTuple):
     """One text for each prompt."""
 

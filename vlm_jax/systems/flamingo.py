@@ -7,13 +7,38 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from vlm_jax.errors import InputError
 from vlm_jax.losses import language
 from vlm_jax.models import flamingo
 from vlm_jax.ops import chunks
 from vlm_jax.systems import base
+
+
+class Model(flamingo.Flamingo):
+    """Flamingo with what its probabilities say of tokens, without logits of a whole text."""
+
+    def scores(self, hidden: Float[Array, "b t e"], labels: Int[Array, "b t"]) -> tuple[Float[Array, "b t"], Float[Array, "b t"]]:
+        """The cross-entropy of each label, and 1 where it has the largest logit; labels may be added tokens."""
+        added = labels - self.config.lm.vocab_size
+        known = language.scores(hidden, self.lm.head_kernel(), jnp.where(added < 0, labels, 0))
+        own = self.added_head(hidden).astype(known.logit.dtype)
+        chosen = jnp.take_along_axis(own, jnp.maximum(added, 0)[..., None], axis=-1)[..., 0]
+        logit = jnp.where(added < 0, known.logit, chosen)
+        normalizer = jnp.logaddexp(known.log_normalizer, jax.nn.logsumexp(own, axis=-1))
+        right = logit >= jnp.maximum(known.largest, own.max(-1))
+        return normalizer - logit, right.astype(logit.dtype)
+
+    def log_likelihood(
+        self, images: Num[Array, "b n ..."], tokens: Int[Array, "b t"], targets: Bool[Array, "b t"]
+    ) -> Float[Array, " b"]:
+        """Sum of log p(token | all before it) over the tokens where `targets` is True; the first token of a row has none.
+
+        Arguments as of `generate`.
+        """
+        losses, _ = self.scores(self.states(images, tokens[:, :-1]), tokens[:, 1:])
+        return -jnp.sum(losses, axis=1, where=targets[:, 1:])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,10 +64,13 @@ class Flamingo(flamingo.Config, base.System):
         if bad:
             raise InputError(f"system.weights.{bad[0]} {self.weights[bad[0]]}: a weight is not negative; 0 leaves the stream out")
 
+    def build(self, *, rngs: nnx.Rngs) -> Model:
+        return Model(self, rngs=rngs)
+
     def objective(
         self, model: nnx.Module, batch: base.Batch, extra: base.PyTree, context: base.Context
     ) -> base.Objective:
-        assert isinstance(model, flamingo.Flamingo)
+        assert isinstance(model, Model)
         loss, metrics = jnp.zeros(()), {}
         for name, stream in batch.items():
             texts = self.texts(stream)
@@ -50,7 +78,7 @@ class Flamingo(flamingo.Config, base.System):
             features = chunks.in_chunks(_features, context.microbatches)(model, texts.pixels)
             read = (texts.tokens, texts.index, texts.positions, texts.segments)
             hidden = chunks.in_chunks(_hidden, context.microbatches)(model, features, *read)
-            losses, right = self.scores(model, hidden, texts)
+            losses, right = model.scores(hidden, _following(texts.tokens))
             total = jnp.maximum(texts.weights.sum(), 1)
             mean = language.weighted_sum(losses, texts.weights) / total
             loss = loss + self.weights[name] * mean
@@ -89,20 +117,6 @@ class Flamingo(flamingo.Config, base.System):
             jnp.concatenate([text[:, :first], image, text[:, first:]], axis=1),
             jnp.concatenate([none, counted[:, first:]], axis=1),
         )
-
-    def scores(
-        self, model: flamingo.Flamingo, hidden: Float[Array, "b t e"], texts: "Texts"
-    ) -> tuple[Float[Array, "b t"], Float[Array, "b t"]]:
-        """The cross-entropy of the token after each, and 1 where it has the largest logit; the frozen head's logits never exist at once."""
-        labels = _following(texts.tokens)
-        added = labels - self.lm.vocab_size
-        known = language.scores(hidden, model.lm.head_kernel(), jnp.where(added < 0, labels, 0))
-        own = model.added_head(hidden).astype(known.logit.dtype)
-        chosen = jnp.take_along_axis(own, jnp.maximum(added, 0)[..., None], axis=-1)[..., 0]
-        logit = jnp.where(added < 0, known.logit, chosen)
-        normalizer = jnp.logaddexp(known.log_normalizer, jax.nn.logsumexp(own, axis=-1))
-        right = logit >= jnp.maximum(known.largest, own.max(-1))
-        return normalizer - logit, right.astype(logit.dtype)
 
     def adapt(self, weights: Mapping[str, Array]) -> dict[str, Array]:
         """The image tower's weights as its configuration adapts them."""
