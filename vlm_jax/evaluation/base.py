@@ -217,18 +217,7 @@ class Compiled:
           rows: those of `training.sharding.rows`, in that order.
         """
         batch = sharding.put_batch({"rows": rows}, self.mesh)["rows"]
-        layout = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves(variables))
-        key = (method, batch.shape, batch.dtype, layout)
-        if key not in self._executables:
-
-            def embed(variables, batch):
-                return getattr(nnx.merge(self.graphdef, variables), method)(batch)
-
-            with jax.set_mesh(self.mesh):
-                function = jax.jit(embed, out_shardings=jax.NamedSharding(self.mesh, P()))
-                self._executables[key] = function.lower(variables, batch).compile()
-                self.compilations += 1
-        return self._executables[key](variables, batch)
+        return self._run((method,), lambda model, batch: getattr(model, method)(batch), variables, batch)
 
     def generate(
         self,
@@ -247,22 +236,12 @@ class Compiled:
           rows: `images` [b, n, h, w, 3], `tokens` [b, t] and `lengths` [b], those of `training.sharding.rows`, in that order.
           key: for a strategy that draws.
         """
+
+        def generate(model, batch, key):
+            return model.generate(batch["images"], batch["tokens"], batch["lengths"], decoding, end_id=end_id, pad_id=pad_id, key=key)
+
         batch, key = sharding.put_batch(rows, self.mesh), self.place({"key": key})["key"]
-        layout = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves((variables, batch)))
-        name = ("generate", decoding, end_id, pad_id, layout)
-        if name not in self._executables:
-
-            def generate(variables, batch, key):
-                model: Any = nnx.merge(self.graphdef, variables)
-                return model.generate(
-                    batch["images"], batch["tokens"], batch["lengths"], decoding, end_id=end_id, pad_id=pad_id, key=key
-                )
-
-            with jax.set_mesh(self.mesh):
-                function = jax.jit(generate, out_shardings=jax.NamedSharding(self.mesh, P()))
-                self._executables[name] = function.lower(variables, batch, key).compile()
-                self.compilations += 1
-        return self._executables[name](variables, batch, key)
+        return self._run(("generate", decoding, end_id, pad_id), generate, variables, batch, key)
 
     def log_likelihood(self, variables: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> jax.Array:
         """What a model with a method `log_likelihood` says of the tokens of a global batch where `targets` is True, on every device.
@@ -271,20 +250,25 @@ class Compiled:
           variables: as of `embed`.
           rows: `images`, `tokens` [b, t] and `targets` [b, t], those of `training.sharding.rows`, in that order.
         """
-        batch = sharding.put_batch(rows, self.mesh)
-        layout = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves((variables, batch)))
-        name = ("log_likelihood", layout)
-        if name not in self._executables:
 
-            def log_likelihood(variables, batch):
-                model: Any = nnx.merge(self.graphdef, variables)
-                return model.log_likelihood(batch["images"], batch["tokens"], batch["targets"])
+        def log_likelihood(model, batch):
+            return model.log_likelihood(batch["images"], batch["tokens"], batch["targets"])
+
+        return self._run(("log_likelihood",), log_likelihood, variables, sharding.put_batch(rows, self.mesh))
+
+    def _run(self, name: tuple[Any, ...], fn: Callable[..., Any], variables: Mapping[str, Any], *arguments: Any) -> Any:
+        """`fn` of the model and the arguments, compiled once for each name and layout of all of them."""
+        layout = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves((variables, arguments)))
+        if (name, layout) not in self._executables:
+
+            def run(variables, *arguments):
+                return fn(nnx.merge(self.graphdef, variables), *arguments)
 
             with jax.set_mesh(self.mesh):
-                function = jax.jit(log_likelihood, out_shardings=jax.NamedSharding(self.mesh, P()))
-                self._executables[name] = function.lower(variables, batch).compile()
+                function = jax.jit(run, out_shardings=jax.NamedSharding(self.mesh, P()))
+                self._executables[name, layout] = function.lower(variables, *arguments).compile()
                 self.compilations += 1
-        return self._executables[name](variables, batch)
+        return self._executables[name, layout](variables, *arguments)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

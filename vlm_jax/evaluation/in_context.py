@@ -7,13 +7,13 @@ encoded once and answers written or weighed is here.
 import abc
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vlm_jax.data import pipeline, sources
+from vlm_jax.data import sources
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import base, few_shot_queries
+from vlm_jax.evaluation import base, few_shot_queries, intervals, prompted
 from vlm_jax.evaluation import few_shot_prompts as prompts
 from vlm_jax.evaluation.few_shot_queries import Item, Queries
 
@@ -82,50 +82,45 @@ class InContext(base.Evaluator, abc.ABC):
             found = base.open_records(data, limit)
             sets[name] = (*found, self.items(data, *found))
         asked = Queries.of(subject, sets, template=self.prompt, choice=self.choice, drawn=self.drawn, seed=self.seed)
-        values: dict[str, list[list[float]]] = {}
+        source, count, _ = sets["queries"]
+        values: dict[str, np.ndarray] = {}
         shown = []
         for shots in self.shots:
+            several: dict[str, list[np.ndarray]] = {}
             for draw in range(self.draws):
                 made = asked.made(shots, draw)
                 answers = self.answer(asked, made)
                 found = self.score(answers, asked.queries)
                 for name, of_queries in found.items():
-                    values.setdefault(f"{name}@{shots}_shots", []).append(of_queries.tolist())
+                    several.setdefault(name, []).append(of_queries)
                 if draw == 0:
-                    shown += self._shown(asked, sets["queries"][0], shots, made, answers, next(iter(found.values())))
-        means = {name: [float(np.mean(one)) for one in draws] for name, draws in values.items()}
-        names = list(dict.fromkeys(name.partition("@")[0] for name in means))
-        lines = {name: [(float(k), float(np.mean(means[f"{name}@{k}_shots"]))) for k in self.shots] for name in names}
-        spread = {f"{name}_deviation": float(np.std(of, ddof=1)) for name, of in means.items() if len(of) > 1}
+                    right = next(iter(found.values())) == 1
+                    done = prompted.Answered(f"{shots} shots", made, answers, right.tolist(), [item.answers[0] for item in asked.queries])
+                    shown += done.examples(source, range(count), subject, self.examples)
+            values |= {f"{name}@{shots}_shots": np.stack(of) for name, of in several.items()}
+        return self._result(asked, values, shown)
+
+    def _result(self, asked: Queries, values: Mapping[str, np.ndarray], shown: list[base.Example]) -> base.Result:
+        """From values [draws, queries] by metric."""
+        means = {name: float(of.mean()) for name, of in values.items()}
+        first = next(iter(values)).partition("@")[0]
+        line = [(float(k), means[f"{first}@{k}_shots"]) for k in self.shots]
+        spread = {f"{name}_deviation": float(np.std(of.mean(1), ddof=1)) for name, of in values.items() if len(of) > 1}
         how = "most similar images, the most similar one last" if self.choice == "similar" else f"{self.draws} draws, {self.drawn}"
         often = collections.Counter(item.answers[0] for item in asked.support).most_common(1)[0][0]
-        blind = {name: float(of.mean()) for name, of in self.score([often] * len(asked.queries), asked.queries).items()}
+        blind = self.score([often] * len(asked.queries), asked.queries)
         chance = self.chance([*asked.support, *asked.queries])
+        shares = {name: "share" if of.max() <= 1 else "number" for name, of in values.items()}
         return base.Result(
-            metrics={name: float(np.mean(of)) for name, of in means.items()} | spread,
-            chance={name: chance[name.partition("@")[0]] for name in means if name.partition("@")[0] in chance},
-            blind={name: blind[name.partition("@")[0]] for name in means},
+            metrics=means | spread,
+            chance={name: chance[name.partition("@")[0]] for name in values if name.partition("@")[0] in chance},
+            blind={name: float(blind[name.partition("@")[0]].mean()) for name in values},
+            intervals={name: intervals.of_mean(of.mean(0), kind=shares[name]) for name, of in values.items()},
             examples=shown,
-            figures={"shots": base.Lines("examples shown", names[0], {names[0]: lines[names[0]]})},
+            figures={"shots": base.Lines("examples shown", first, {first: line})},
             note=f"{len(asked.queries):,} queries; examples out of {len(asked.support):,}: {how}; seed {self.seed}. Blind: "
             f"{often!r} to all. {self.note}".strip(),
         )
-
-    def _shown(
-        self, asked: Queries, source: sources.Source, shots: int, made: list[prompts.Prompt], answers: Sequence[str], values: np.ndarray
-    ) -> list[base.Example]:
-        """Prompts as the model got them, beside the image that is asked about."""
-        chosen = base.spread(np.arange(len(made)), self.examples)
-        pictures = {i: base.thumbnail(x) for i, _, x in pipeline.read(source, asked.subject.transform, indices=chosen)}
-        return [
-            base.Example(
-                f"{shots} shots",
-                base.Entry(str(made[i]), pictures[i]),
-                (base.Entry(answers[i] or "(nothing)", verdict="right" if values[i] == 1 else "none"),),
-                base.Entry(asked.queries[i].answers[0]),
-            )
-            for i in chosen
-        ]
 
 
 class _Any(dict):

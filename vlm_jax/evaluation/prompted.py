@@ -1,0 +1,146 @@
+"""A model that takes prompts with images, as it is asked in context: every image encoded once, answers written or weighed."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from flax import nnx
+
+from vlm_jax.data import pipeline, sources
+from vlm_jax.errors import InputError
+from vlm_jax.evaluation import base
+from vlm_jax.evaluation import few_shot_prompts as prompts
+from vlm_jax.models import generation
+from vlm_jax.training import sharding
+
+_ROUND = 16
+"""Prompts are padded to a multiple of so many tokens, so that few programs are compiled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompted:
+    """A subject with the images that prompts may show."""
+
+    subject: base.Subject
+    form: generation.PromptForm
+    visual: np.ndarray
+    """float32[n, r, d]: visual tokens of the images, by their number in prompts."""
+
+    @classmethod
+    def of(cls, subject: base.Subject, sets: Mapping[str, tuple[sources.Source, int]]) -> "Prompted":
+        """Encodes every image once.
+
+        Args:
+          sets: sources by name, and how many of their records take part; their images are numbered in this order.
+
+        Raises:
+          InputError: the model does not take prompts with images.
+        """
+        form = getattr(nnx.merge(subject.compiled.graphdef, subject.variables), "prompt_form", None)
+        if form is None:
+            raise InputError("evaluators: learning in context needs a model that takes several images and texts, such as a Flamingo")
+        embed: Any = subject.embed_records
+        visual = [embed(*some, f"images of {name}", "visual_tokens").reshape(-1, *form.visual) for name, some in sets.items()]
+        return cls(subject, form, np.concatenate(visual))
+
+    @property
+    def encoder(self) -> prompts.Encoder:
+        """From prompts to tokens."""
+        return prompts.Encoder(self.subject.tokenizer, self.form.image_id, self.form.chunk_end_id)
+
+    def written(self, made: Sequence[prompts.Prompt], decoding: generation.Decoding, seed: int) -> list[str]:
+        """What the model writes to each prompt, up to the end of the chunk."""
+        room = self.form.length - decoding.max_new_tokens
+        rows = [self.encoder.prompt(prompt, room) for prompt in made]
+        texts = []
+        tokenizer = self.subject.tokenizer
+        for first, batch in self._batches(rows, room, "answers"):
+            found = self.subject.compiled.generate(
+                self.subject.variables,
+                batch,
+                decoding,
+                end_id=self.form.chunk_end_id,
+                pad_id=tokenizer.pad_id,
+                key=jax.random.key(seed),
+            )
+            for row in np.asarray(found.tokens)[: len(rows) - first]:
+                ends = np.flatnonzero(row == self.form.chunk_end_id)
+                kept = row[: ends[0]] if len(ends) else row
+                texts.append(tokenizer.decode([int(i) for i in kept if i < tokenizer.vocab_size]).strip())
+        return texts
+
+    def likelihoods(self, made: Sequence[prompts.Prompt], answers: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
+        """float64[n, c]: log p of each of the c answers to each prompt.
+
+        Args:
+          answers: tokens that complete each prompt, such as those of `encoder.answer`.
+        """
+        rows, targets = [], []
+        for prompt, several in zip(made, answers, strict=True):
+            for answer in several:
+                rows.append(self.encoder.prompt(prompt, self.form.length, answer))
+                targets.append(len(answer))
+        values = np.zeros(len(rows))
+        for first, batch in self._batches(rows, self.form.length, "candidates", targets):
+            found = self.subject.compiled.log_likelihood(self.subject.variables, batch)
+            values[first : first + self.subject.batch_size] = np.asarray(found, np.float64)[: len(rows) - first]
+        return values.reshape(len(made), -1)
+
+    def _batches(
+        self, rows: Sequence[prompts.Tokens], room: int, label: str, targets: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """This process's rows of global batches, padded alike; `targets` tokens at the end of each row are to be weighed."""
+        size, own = self.subject.batch_size, sharding.rows(self.subject.batch_size, self.subject.compiled.mesh)
+        length = min(-(-max(len(row.ids) for row in rows) // _ROUND) * _ROUND, room)
+        images = max(len(row.images) for row in rows)
+        silent = None if jax.process_index() == 0 else True
+        with tqdm.tqdm(total=len(rows), desc=label, leave=False, disable=silent) as bar:
+            for first in range(0, len(rows), size):
+                batch = {
+                    "images": np.zeros((len(own), images, *self.visual.shape[1:]), np.float32),
+                    "tokens": np.full((len(own), length), self.subject.tokenizer.pad_id, np.int32),
+                    "lengths": np.ones(len(own), np.int32),
+                }
+                weighed = np.zeros((len(own), length), bool)
+                for i, index in enumerate(first + own[first + own < len(rows)]):
+                    row, count = rows[index], len(rows[index].ids)
+                    batch["images"][i, : len(row.images)] = self.visual[row.images]
+                    batch["tokens"][i, :count], batch["lengths"][i] = row.ids, count
+                    weighed[i, count - (targets[index] if targets else 0) : count] = True
+                yield first, batch if targets is None else {**batch, "targets": weighed}
+                bar.update(min(size, len(rows) - first))
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """Prompts with what came of them."""
+
+    group: str
+    """Heading under which the report shows them."""
+    made: Sequence[prompts.Prompt]
+    answers: Sequence[str]
+    right: Sequence[bool]
+    expected: Sequence[str]
+    """A right answer to each."""
+
+    def examples(self, source: sources.Source, numbers: Sequence[int], subject: base.Subject, count: int) -> list[base.Example]:
+        """Some of the prompts as the model got them, beside the image that is asked about.
+
+        Args:
+          numbers: of that image's record in `source`, for each prompt.
+        """
+        chosen = base.spread(np.arange(len(self.made)), count)
+        wanted = sorted({int(numbers[i]) for i in chosen})
+        pictures = {number: base.thumbnail(pixels) for number, _, pixels in pipeline.read(source, subject.transform, indices=wanted)}
+        return [
+            base.Example(
+                self.group,
+                base.Entry(str(self.made[i]), pictures[int(numbers[i])]),
+                (base.Entry(self.answers[i] or "(nothing)", verdict="right" if self.right[i] else "none"),),
+                base.Entry(self.expected[i]),
+            )
+            for i in chosen
+        ]
