@@ -89,6 +89,12 @@ def test_the_published_configurations(size, dim, depth, width, patch):
         open_clip.write(dataclasses.replace(found, text=dataclasses.replace(text, norm_epsilon=1e-6)))
     with pytest.raises(InputError, match=r"image\.tower"):
         open_clip.write(dataclasses.replace(found, image=dataclasses.replace(image, tower=dataclasses.replace(image.tower, registers=2))))
+    with pytest.raises(InputError, match="decoder always has 4 times its width"):
+        open_clip.write(dataclasses.replace(found, text=dataclasses.replace(text, mlp_dim=2 * dim)))
+    changed = (("text_cfg", "no_causal_mask", True), ("text_cfg", "proj_bias", True), ("vision_cfg", "norm_kwargs", {"eps": 1e-6}))
+    for part, field, value in changed:
+        with pytest.raises(InputError, match=rf"{part}\.{field} .* is not supported"):
+            open_clip.parse({"model_cfg": model | {part: model[part] | {field: value}}}, ())
     like = found.like()
     assert like["text/positions"].shape == (77, dim) and like["image/pool/attention/key/kernel"].shape == (width, dim)
 

@@ -70,6 +70,24 @@ def test_trunks_and_old_files_are_read(oracles, tmp_path):
     assert whole.keys() == bare.keys() and all(np.array_equal(whole[path], bare[path]) for path in whole)
 
 
+def test_fields_and_arrays_under_their_other_names_are_read(oracles):
+    """transformers takes GPT-2's num_attention_heads for n_head; a file may hold the head and not the tied table, or fairseq's version."""
+    golden = Golden(oracles, "gpt2")
+    named = {key: x for key, x in golden.config.items() if key != "n_head"} | {"num_attention_heads": golden.config["n_head"] // 2}
+    assert decoders.parse(named, {}).config.num_heads == golden.config["n_head"] // 2
+    golden = Golden(oracles, "opt")
+    found = decoders.parse(golden.config, golden.weights)
+    headed = {key: x for key, x in golden.weights.items() if "embed_tokens" not in key} | {"model.decoder.version": np.ones(1)}
+    want, have = found.to_ours(golden.weights), found.to_ours(headed)
+    assert want.keys() == have.keys() and all(np.array_equal(want[path], have[path]) for path in want)
+
+
+@pytest.mark.parametrize(("more", "theta"), [({}, 1e4), ({"rope_theta": 5e5}, 5e5), ({"rope_parameters": {"rope_theta": 7e3}}, 7e3)])
+def test_the_base_of_the_rotary_frequencies_is_read_from_either_place(more, theta):
+    config = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "rope_scaling": None}
+    assert decoders.parse(config | more, {}).config.rope_theta == theta
+
+
 @pytest.mark.parametrize(
     ("name", "more", "said"),
     [
@@ -77,10 +95,24 @@ def test_trunks_and_old_files_are_read(oracles, tmp_path):
         ("gpt2", {"activation_function": "swish"}, "activation_function 'swish' is not supported"),
         ("gpt2", {"n_head": 5}, "num_heads 5 does not divide width 32"),
         ("gpt2", {"n_inner": 64}, r"c_fc.weight has shape \(32, 128\), the configuration means \(32, 64\)"),
+        ("gpt2", {"hidden_size": 64}, "hidden_size 64 and n_embd 32 are two names of one field"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention True is not supported"),
+        ("gpt2", {"layer_norm_epsilon": "small"}, "layer_norm_epsilon 'small': a number above 0 is needed"),
+        ("gpt2", {"n_layer": float("nan")}, "n_layer nan: a whole number above 0 is needed"),
+        ("opt", {"activation_function": ["relu"]}, r"activation_function \['relu'\] is not supported"),
+        ("opt", {"quantization_config": {"bits": 4}}, "quantization_config {'bits': 4} is not supported"),
         ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before False is not supported"),
         ("opt", {"word_embed_proj_dim": 20}, "word_embed_proj_dim 20 is not supported, only 40"),
         ("opt", {"tie_word_embeddings": False, "num_hidden_layers": 3}, "missing model.decoder.layers.2"),
         ("llama", {"attention_bias": True}, "attention_bias True is not supported"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling.type 'linear' is not supported"),
+        ("llama", {"rope_parameters": {"rope_theta": -1}}, "rope_parameters.rope_theta -1: a number above 0"),
+        ("llama", {"rope_parameters": "yarn"}, "rope_parameters: not a JSON object"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters.partial_rotary_factor 0.5 is not supported"),
+        ("llama", {"sliding_window": 4096}, "sliding_window 4096 is not supported"),
+        ("llama", {"layer_types": ["full_attention", "sliding_attention"]}, "only 'full_attention' is supported"),
+        ("llama", {"mlp_bias": True}, "mlp_bias True is not supported"),
         ("llama", {"head_dim": 16}, "head_dim 16 is not supported, only 8"),
         ("llama", {"rope_scaling": {"rope_type": "yarn"}}, "rope_type 'yarn' is not supported"),
         ("llama", {"tie_word_embeddings": True}, "lm_head.weight is not model.embed_tokens.weight"),

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import jax
 import numpy as np
-from flax import nnx
 
 from vlm_jax.errors import InputError
 from vlm_jax.models import lm
@@ -22,8 +20,8 @@ Family = Literal["gpt2", "opt", "llama"]
 _TRUNK: Mapping[Family, str] = {"gpt2": "transformer.", "opt": "model.", "llama": "model."}
 """With what the names of all but the head begin, where there is a head."""
 _HEAD = "lm_head.weight"
-_IGNORE = r".*\.attn\.(masked_)?bias|.*rotary_emb\.inv_freq"
-"""Causal masks of GPT-2's first files, and the frequencies of LLaMA's."""
+_IGNORE = r".*\.attn\.(masked_)?bias|.*rotary_emb\.inv_freq|(.*\.)?decoder\.version"
+"""Causal masks of GPT-2's first files, the frequencies of LLaMA's, and a number in OPT's."""
 _ARCHITECTURES: Mapping[Family, str] = {"gpt2": "GPT2LMHeadModel", "opt": "OPTForCausalLM", "llama": "LlamaForCausalLM"}
 _DEFAULTS: Mapping[Family, dict[str, Any]] = {
     "gpt2": {
@@ -40,6 +38,10 @@ _DEFAULTS: Mapping[Family, dict[str, Any]] = {
     },
 }  # fmt: skip
 """What transformers takes for a field that config.json leaves out."""
+_GPT2_ALIASES = {
+    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions",
+}  # fmt: skip
+"""Fields that transformers also reads under the names that others have."""
 
 _CONV1D: Kind = (Leaf(".weight", ("/kernel",)), Leaf(".bias", ("/bias",)))
 """GPT-2's linear layer: a matrix [in, out], as ours."""
@@ -129,10 +131,8 @@ class Layout:
             name = next(name + ".weight" for name, own, _ in self.table if own == "token_embed")
             if name in theirs and not np.array_equal(theirs[name], theirs[_HEAD]):
                 raise InputError(f"weights: {_HEAD} is not {name}, though tie_word_embeddings says so: set it to false in config.json")
-            theirs = {key: x for key, x in theirs.items() if key != _HEAD}
-        state = nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: self.config.build(rngs=nnx.Rngs(0))))[1])
-        like = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
-        return mapping.to_ours(self.table, theirs, like, allow=allow, ignore=_IGNORE)
+            theirs = {name: theirs[_HEAD]} | {key: x for key, x in theirs.items() if key != _HEAD}
+        return mapping.to_ours(self.table, theirs, layout.parameters(self.config), allow=allow, ignore=_IGNORE)
 
     def to_theirs(self, ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Their arrays by name; raises as `mapping.to_theirs`."""
@@ -141,11 +141,14 @@ class Layout:
 
 def describes(source: str | Path) -> bool:
     """Whether config.json in this directory, or beside this file, is that of such a model."""
-    folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    if not (folder / "config.json").is_file():
-        return False
-    config = files.read_json(folder / "config.json", "configuration")
+    file = _beside(source)
+    config = files.read_json(file, "configuration") if file.is_file() else None
     return isinstance(config, dict) and config.get("model_type") in get_args(Family)
+
+
+def configuration(source: str | Path) -> lm.Config:
+    """The model of a directory or file, without its parameters; raises as `parse`."""
+    return parse(files.read_json(_beside(source), "configuration"), {}).config
 
 
 def load(source: str | Path, *, allow: Sequence[str] = ()) -> tuple[lm.Config, dict[str, np.ndarray]]:
@@ -178,7 +181,9 @@ def parse(config: Any, names: Mapping[str, Any]) -> Layout:
     kind: Any = config.get("model_type") if isinstance(config, dict) else None
     if kind not in get_args(Family):
         raise InputError(f"config.json: model_type {kind!r} is not supported; {', '.join(get_args(Family))} are")
-    made = {"gpt2": _gpt2, "opt": _opt, "llama": _llama}[kind](layout.Fields(config, "config.json", _DEFAULTS[kind]))
+    fields = layout.Fields(config, "config.json", _DEFAULTS[kind])
+    fields.require(quantization_config=None, is_encoder_decoder=False, pruned_heads={})
+    made = {"gpt2": _gpt2, "opt": _opt, "llama": _llama}[kind](fields)
     bare = names and not any(name.startswith(_TRUNK[kind]) for name in names)
     return _layout(made, kind, "" if bare else _TRUNK[kind])
 
@@ -201,6 +206,10 @@ def write(config: lm.Config) -> tuple[Layout, dict[str, Any]]:
     return made, content
 
 
+def _beside(source: str | Path) -> Path:
+    return (Path(source) if Path(source).is_dir() else Path(source).parent) / "config.json"
+
+
 def _layout(config: lm.Config, kind: Family, prefix: str) -> Layout:
     table = below(_TABLES[kind], prefix, "")
     if config.head == "untied":
@@ -213,6 +222,7 @@ def _head(fields: layout.Fields) -> Any:
 
 
 def _gpt2(fields: layout.Fields) -> lm.Config:
+    fields = fields.renamed(**_GPT2_ALIASES)
     fields.require(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     width = fields.integer("n_embd")
     return lm.Config(
@@ -222,7 +232,7 @@ def _gpt2(fields: layout.Fields) -> lm.Config:
         depth=fields.integer("n_layer"),
         mlp_dim=fields.integer("n_inner") if fields.get("n_inner") else 4 * width,
         num_heads=fields.integer("n_head"),
-        norm_epsilon=float(fields["layer_norm_epsilon"]),
+        norm_epsilon=fields.number("layer_norm_epsilon"),
         activation=fields.choice("activation_function", hugging_face.ACTIVATIONS),  # pyright: ignore[reportArgumentType]
         head=_head(fields),
     )
@@ -280,9 +290,10 @@ def _opt_json(config: lm.Config) -> dict[str, Any]:
 
 
 def _llama(fields: layout.Fields) -> lm.Config:
-    fields.require(attention_bias=False, mlp_bias=False)
     width, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
-    fields.require(head_dim=width // heads)
+    fields.require(attention_bias=False, mlp_bias=False, head_dim=width // heads, sliding_window=None, attention_chunk_size=None)
+    if set(fields.get("layer_types") or ()) - {"full_attention"}:
+        raise InputError(f"config.json.layer_types {sorted(set(fields['layer_types']))}: only 'full_attention' is supported")
     return lm.Config(
         vocab_size=fields.integer("vocab_size"),
         length=fields.integer("max_position_embeddings"),
@@ -292,9 +303,9 @@ def _llama(fields: layout.Fields) -> lm.Config:
         num_heads=heads,
         num_kv_heads=fields.integer("num_key_value_heads") if fields.get("num_key_value_heads") else heads,
         norm="rms_norm",
-        norm_epsilon=float(fields["rms_norm_eps"]),
+        norm_epsilon=fields.number("rms_norm_eps"),
         position="rotary",
-        rope_theta=_theta(fields),
+        rope_theta=theta(fields),
         mlp="gated",
         activation=fields.choice("hidden_act", hugging_face.ACTIVATIONS),  # pyright: ignore[reportArgumentType]
         bias="none",
@@ -302,16 +313,20 @@ def _llama(fields: layout.Fields) -> lm.Config:
     )
 
 
-def _theta(fields: layout.Fields) -> float:
-    """Of rope_theta, or since transformers 5 of rope_parameters; frequencies that are scaled are refused."""
-    theta = fields.get("rope_theta", 10_000.0)
+def theta(fields: layout.Fields) -> float:
+    """The base of the rotary frequencies: rope_theta, or since transformers 5 that of rope_parameters.
+
+    Raises:
+      InputError: the frequencies are scaled, or turn a part of the channels only.
+    """
+    fields = fields.filled(rope_theta=10_000.0, rope_scaling={}, rope_parameters={})
+    fields.require(partial_rotary_factor=1.0)
+    base = fields
     for name in ("rope_scaling", "rope_parameters"):
-        rope = fields.get(name) or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise InputError(f"config.json.{name}.rope_type {kind!r} is not supported, only 'default'")
-        theta = rope.get("rope_theta", theta)
-    return float(theta)
+        rope = layout.Fields(fields[name], f"{fields.name}.{name}", {})
+        rope.require(rope_type="default", type="default", partial_rotary_factor=1.0)
+        base = rope if rope.get("rope_theta") else base
+    return base.number("rope_theta")
 
 
 def _llama_json(config: lm.Config) -> dict[str, Any]:

@@ -296,7 +296,7 @@ def _tower(fields: layout.Fields) -> dict[str, Any]:
         "mlp_dim": fields.integer("intermediate_size"),
         "num_heads": fields.integer("num_attention_heads"),
         "activation": fields.choice("hidden_act", ACTIVATIONS),
-        "norm_epsilon": float(fields["layer_norm_eps"]),
+        "norm_epsilon": fields.number("layer_norm_eps"),
     }
 
 

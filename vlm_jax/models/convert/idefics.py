@@ -7,9 +7,7 @@ blocks of cross-attention have RMS norms and gated MLPs.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 
 from vlm_jax.errors import InputError
 from vlm_jax.layers import gated_cross_attention
@@ -186,9 +184,7 @@ def parse(config: Any) -> flamingo.Config:
 
 def to_ours(config: flamingo.Config, theirs: Mapping[str, np.ndarray], *, allow: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Our parameters by path; raises as `mapping.to_ours`."""
-    state = nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0))))[1])
-    like = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
-    return mapping.to_ours(TABLE_OF_NAMES, theirs, like, allow=allow, ignore=IGNORE)
+    return mapping.to_ours(TABLE_OF_NAMES, theirs, layout.parameters(config), allow=allow, ignore=IGNORE)
 
 
 def to_theirs(ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """What the files of another codebase say of a model: its towers in our words, its preprocessing, and the table of its names."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -57,9 +58,9 @@ class Layout:
 
     def like(self) -> dict[str, Any]:
         """Shapes and dtypes of our parameters by path."""
-        shapes = {f"image/{path}": x for path, x in _parameters(self.image).items()}
+        shapes = {f"image/{path}": x for path, x in parameters(self.image).items()}
         if self.text is not None:
-            shapes |= {f"text/{path}": x for path, x in _parameters(self.text).items()}
+            shapes |= {f"text/{path}": x for path, x in parameters(self.text).items()}
             shapes["log_scale"] = jax.ShapeDtypeStruct((), np.float32)
         for name, classes in self.heads.items():
             shapes[f"heads/{name}/kernel"] = jax.ShapeDtypeStruct((self.image.output_dim, classes), np.float32)
@@ -94,7 +95,8 @@ def border(image_size: int, patch_size: int) -> Literal["refuse", "leave_out"]:
     return "leave_out" if image_size % patch_size else "refuse"
 
 
-def _parameters(config: Any) -> dict[str, Any]:
+def parameters(config: Any) -> dict[str, Any]:
+    """Shapes and dtypes of what `config.build` makes, by path."""
     state = nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0))))[1])
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -108,7 +110,8 @@ class Fields:
     def __init__(self, values: Any, name: str, defaults: Mapping[str, Any]):
         if not isinstance(values, dict):
             raise InputError(f"{name}: not a JSON object")
-        self._values, self.name = dict(defaults) | {key: x for key, x in values.items() if x is not None}, name
+        self._given = {key: x for key, x in values.items() if x is not None}
+        self._values, self.name = dict(defaults) | self._given, name
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
@@ -118,6 +121,21 @@ class Fields:
     def get(self, key: str, default: Any = None) -> Any:
         """The value, or another where the field is missing or null."""
         return self._values.get(key, default)
+
+    def renamed(self, **aliases: str) -> "Fields":
+        """With fields that have two names under the second one.
+
+        Raises:
+          InputError: both are given, and differ.
+        """
+        values = dict(self._values)
+        for alias, name in aliases.items():
+            if alias in values:
+                value = values.pop(alias)
+                if name in self._given and values[name] != value:
+                    raise InputError(f"{self.name}.{alias} {value!r} and {name} {values[name]!r} are two names of one field: remove one")
+                values[name] = value
+        return Fields(values, self.name, {})
 
     def filled(self, **defaults: Any) -> "Fields":
         """With defaults for more fields."""
@@ -132,9 +150,20 @@ class Fields:
         value = self[key]
         if isinstance(value, (list, tuple)) and len(set(value)) == 1:
             value = value[0]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < math.inf or value != int(value):
             raise InputError(f"{self.name}.{key} {value!r}: a whole number above 0 is needed")
         return int(value)
+
+    def number(self, key: str) -> float:
+        """A finite number above 0.
+
+        Raises:
+          InputError: it is something else, or missing.
+        """
+        value = self[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise InputError(f"{self.name}.{key} {value!r}: a number above 0 is needed")
+        return float(value)
 
     def values(self, key: str, length: int) -> list[Any]:
         """A list of so many values.
@@ -153,7 +182,7 @@ class Fields:
           InputError: it is another word.
         """
         value = self[key]
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise InputError(f"{self.name}.{key} {value!r} is not supported; {', '.join(choices)} are")
         return choices[value]
 

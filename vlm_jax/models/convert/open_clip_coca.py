@@ -27,7 +27,7 @@ def towers(model: layout.Fields, image: vit.Config, words: text.Config) -> tuple
     """
     dim = model.integer("embed_dim")
     vision = layout.Fields(model["vision_cfg"], "vision_cfg", {"attn_pooler_heads": 8, "attn_pooler_queries": 256})
-    if vision["attentional_pool"] not in _POOLS:
+    if not isinstance(vision["attentional_pool"], bool | str) or vision["attentional_pool"] not in _POOLS:
         raise InputError(f"vision_cfg.attentional_pool {vision['attentional_pool']!r} is not supported; true, cascade and parallel are")
     pool = _POOLS[vision["attentional_pool"]]
     if pool != "single" and image.width != dim:
@@ -36,7 +36,8 @@ def towers(model: layout.Fields, image: vit.Config, words: text.Config) -> tuple
         image, pool="none", post_norm="none" if pool == "single" else "layer_norm", projection_dim=0
     )
     said = layout.Fields(model["text_cfg"], "text_cfg", {"pad_id": 0, "correct_cls_mask": model.get("correct_cls_mask", False)})
-    said.require(embed_cls=True, act_kwargs={}, norm_kwargs={})
+    said.require(embed_cls=True, act_kwargs={}, norm_kwargs={}, no_causal_mask=False, proj_bias=False)
+    vision.require(norm_kwargs={})  # which open_clip does not hand on to the poolers
     decoder = layout.Fields(model["multimodal_cfg"], "multimodal_cfg", {"mlp_ratio": 4.0, "width": 512, "heads": 8, "layers": 12})
     decoder.only("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "attn_pooler_heads", "ls_init_value")
     decoder.require(width=words.width, heads=words.num_heads, vocab_size=words.vocab_size, ls_init_value=None)
@@ -95,14 +96,15 @@ def to_json(image: attentional.Config, words: captioner.Config, vision: Mapping[
     """The content of model_cfg, given vision_cfg of the tower.
 
     Raises:
-      InputError: open_clip's decoder has no such activation or epsilon.
+      InputError: open_clip's decoder has no such activation, epsilon or MLP.
     """
     if words.activation not in ("gelu", "quick_gelu") or words.norm_epsilon != 1e-5:
         raise InputError(
             f"text.activation {words.activation!r}, norm_epsilon {words.norm_epsilon}: open_clip's decoder has gelu or quick_gelu, and 1e-5"
         )
+    if words.mlp_dim != 4 * words.width:
+        raise InputError(f"text.mlp_dim {words.mlp_dim}: open_clip's decoder always has 4 times its width, {4 * words.width}")
     sizes = {"context_length": words.length, "vocab_size": words.vocab_size, "width": words.width, "heads": words.num_heads}
-    sizes |= {"mlp_ratio": words.mlp_dim / words.width}
     heads = {"attn_pooler_heads": image.num_heads}
     pool = {theirs for theirs, ours in _POOLS.items() if ours == image.pool}.pop()
     config: dict[str, Any] = {

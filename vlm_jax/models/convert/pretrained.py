@@ -44,7 +44,7 @@ def load(
     if not path.exists():
         raise InputError(f"source {path}: no such file or directory")
     if decoders.describes(path):
-        config, _ = decoders.load(path)
+        config = decoders.configuration(path)
         given = [field for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
         flags = " ".join(f"--system.lm.{field.name.replace('_', '-')} {getattr(config, field.name)}" for field in given)
         raise InputError(
