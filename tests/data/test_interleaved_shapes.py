@@ -25,7 +25,7 @@ def test_a_page_follows_from_its_number_and_tells_the_truth():
 def test_a_word_stands_for_one_value_of_one_attribute_and_only_on_its_page():
     meanings = {}
     for seed in range(60):
-        told = pages.words(np.random.default_rng(seed), 6, pages.WORDS)
+        told = pages.words(np.random.default_rng(seed), 6, tuple(pages.ATTRIBUTES)[seed % 4], pages.WORDS)
         named = [text.removeprefix("Output: ") for _, text in told]
         facts = [vars(scene.objects[0]) | {"background": scene.background} for scene, _ in told]
 
@@ -41,6 +41,30 @@ def test_a_word_stands_for_one_value_of_one_attribute_and_only_on_its_page():
     assert meanings.keys() == set(pages.WORDS) and min(map(len, meanings.values())) > 3
 
 
+def test_a_told_page_says_in_words_what_its_texts_are_about():
+    kinds, known = set(), set()
+    for index in range(60):
+        kind, text = pages.told("told_pages", index)
+        kinds.add(kind)
+        parts = text.removesuffix(".").split(". ")
+        assert 8 <= len(parts) <= 24 and pages.told("told_pages", index) == (kind, text)
+        pairs = list(zip(parts[::2], parts[1::2], strict=True))
+        if kind == "captions":
+            for description, caption in pairs:
+                said, told = (shapes.parse(part.removeprefix("Output: ")) for part in (description, caption))
+                assert {(x.shape, x.colour) for x in said.objects} == {(x.shape, x.colour) for x in told.objects}
+        if kind == "words":
+            facts = [set(description.split()) for description, _ in pairs]
+            named = [text.removeprefix("Output: ") for _, text in pairs]
+            known |= set(named)
+            # some fact of its description goes with every word, and with no other word of the page
+            for word in set(named):
+                own = set.intersection(*(f for f, w in zip(facts, named, strict=True) if w == word))
+                assert own - set.union(set(), *(f for f, w in zip(facts, named, strict=True) if w != word))
+    assert kinds == {"captions", "questions", "words"}
+    assert known & set(pages.WORDS) and len(known - set(pages.WORDS)) > 20 and not known & set(pages.NEW_WORDS)
+
+
 def test_the_vocabulary_is_made_once_where_its_place_says(tmp_path, monkeypatch):
     monkeypatch.setenv("VLM_JAX_CACHE", str(tmp_path))
     file = places.locate("shapes:pages.model", "data.tokenizer.path")
@@ -51,4 +75,5 @@ def test_the_vocabulary_is_made_once_where_its_place_says(tmp_path, monkeypatch)
     assert tokenizer.decode(tokenizer.encode("Output: a red circle")) == "Output: a red circle"
     assert len(tokenizer.encode("Output: blicket")) < len(tokenizer.encode(f"Output: {pages.NEW_WORDS[1]}"))
     record = pages.page("pages_val", 0)
+    assert pages.told_page("told_pages_val", 0)["items"][0]["text"].startswith(pages.told("told_pages_val", 0)[1])
     assert len(record["items"]) % 2 == 0 and record["items"][0]["image"].startswith(b"\x89PNG")

@@ -1,4 +1,5 @@
-"""`shapes:pages` and `shapes:pages_val`: pages of the shapes world, made on first use; `shapes:pages.model`, the vocabulary of their texts.
+"""Pages of the shapes world, made on first use: `shapes:pages` and `shapes:pages_val`; `shapes:told_pages` and `shapes:told_pages_val`, for
+language models, which tell in words what is to be seen; and `shapes:pages.model`, the vocabulary of both.
 
 A page shows four to eight scenes, each followed by its text, and has one of three kinds:
 
@@ -8,11 +9,19 @@ A page shows four to eight scenes, each followed by its text, and has one of thr
 
 On pages of words two or three values of one attribute (colour, shape, texture or background) have invented words, drawn anew for every
 page: what a word means can only be learned from the scenes before. `WORDS` occur in training; `NEW_WORDS` never do.
+
+A told page has up to twelve scenes, and in place of an image its caption, or on pages of words a few words for what is to be seen:
+
+    red circle on grey. Output: dax. blue circle on grey. Output: wug. red star on white. Output: dax.
+
+Every other told page of words has words of its own, and so none can be learned by heart.
 """
 
+import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -21,7 +30,7 @@ from vlm_jax import files
 from vlm_jax.data import records, shapes, tar_index, vocabulary
 from vlm_jax.errors import InputError
 
-COUNTS = {"pages": 4_000, "pages_val": 128}
+COUNTS = {"pages": 8_000, "pages_val": 128, "told_pages": 8_000, "told_pages_val": 128}
 """Pages of each split."""
 TOKENIZER = "pages.model"
 PIECES = 256
@@ -34,8 +43,10 @@ ATTRIBUTES = {
     "texture": tuple(shapes.TEXTURES),
     "background": tuple(shapes.BACKGROUNDS),
 }
-SHARE_OF_WORDS = 0.5
+SHARES_OF_WORDS = {"pages": 0.5, "told_pages": 0.7}
 """Of pages; the others are captions and questions in equal parts."""
+_FACTS = ("size", "texture", "colour", "shape", "background")
+_CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
 def ensure(name: str) -> str:
@@ -44,15 +55,17 @@ def ensure(name: str) -> str:
     Raises:
       InputError: the cache folder cannot be written.
     """
-    folder = tar_index.cache_folder().absolute() / f"shapes-pages-{shapes.version()}"
+    code = hashlib.sha256((shapes.version() + Path(__file__).read_text()).encode()).hexdigest()[:12]
+    folder = tar_index.cache_folder().absolute() / f"shapes-pages-{code}"
     path = str(folder / name) if name == TOKENIZER else records.shard_paths(str(folder / name), 1)[0]
     if not os.path.isfile(path):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if name == TOKENIZER:
-                files.write(path, vocabulary.train((text for index in range(1_000) for _, text in chunks("pages", index)[1]), PIECES))
+                files.write(path, vocabulary.train(_texts(), PIECES))
             else:
-                records.write(str(folder / name), (page(name, index) for index in range(COUNTS[name])), 1)
+                made = told_page if name.startswith("told") else page
+                records.write(str(folder / name), (made(name, index) for index in range(COUNTS[name])), 1)
         except OSError as error:
             raise InputError(f"cache folder {folder}: {error.strerror}; set VLM_JAX_CACHE to one that can be written") from None
     return path
@@ -65,24 +78,50 @@ def page(split: str, index: int) -> dict:
     return {"key": f"{split}-{index:05d}", "kind": kind, "items": items}
 
 
+def told_page(split: str, index: int) -> dict:
+    """A told page as a record of `sources.documents`, with its kind."""
+    kind, text = told(split, index)
+    return {"key": f"{split}-{index:05d}", "kind": kind, "items": [{"text": text}]}
+
+
 def chunks(split: str, index: int) -> tuple[str, list[tuple[shapes.Scene, str]]]:
     """The kind of a page, and its scenes with their texts."""
     rng = shapes.generator(0, split, index)
     count = int(rng.integers(4, 9))
-    if rng.random() < SHARE_OF_WORDS:
-        return "words", words(rng, count, WORDS)
-    kind = "captions" if rng.random() < 0.5 else "questions"
+    kind = _kind(rng, SHARES_OF_WORDS["pages"])
+    if kind == "words":
+        return kind, words(rng, count, _attribute(rng), WORDS)
     return kind, [_told(rng, kind) for _ in range(count)]
 
 
-def words(rng: np.random.Generator, count: int, known: Sequence[str]) -> list[tuple[shapes.Scene, str]]:
+def told(split: str, index: int) -> tuple[str, str]:
+    """The kind of a told page, and its text."""
+    rng = shapes.generator(0, split, index)
+    count = int(rng.integers(4, 13))
+    kind = _kind(rng, SHARES_OF_WORDS["told_pages"])
+    if kind == "words":
+        attribute = _attribute(rng)
+        known = WORDS if rng.random() < 0.5 else _invented(rng, 3)
+        named = [fact for fact in _FACTS if fact == attribute or rng.random() < 0.5]
+        parts = [(seen(scene, named), text) for scene, text in words(rng, count, attribute, known)]
+    else:
+        parts = [(shapes.captions(rng, scene, 1, detail=1.0)[0], text) for scene, text in (_told(rng, kind) for _ in range(count))]
+    return kind, " ".join(f"{part}." for pair in parts for part in pair)
+
+
+def words(rng: np.random.Generator, count: int, attribute: str, known: Sequence[str]) -> list[tuple[shapes.Scene, str]]:
     """Scenes with the word of one attribute's value; values and words are drawn for all of them together."""
-    attribute = tuple(ATTRIBUTES)[int(rng.integers(len(ATTRIBUTES)))]
     ways = int(rng.integers(2, 4))
     values = rng.permutation(ATTRIBUTES[attribute])[:ways].tolist()
     named = rng.permutation(known)[:ways].tolist()
     order = [int(rng.integers(ways)) for _ in range(count)]
     return [(having(rng, attribute, values[i]), f"Output: {named[i]}") for i in order]
+
+
+def seen(scene: shapes.Scene, facts: Sequence[str]) -> str:
+    """What is to be seen of the first object, and of the background, in a few words."""
+    ground = f"on {scene.background}" if "background" in facts else ""
+    return " ".join(filter(None, [*(getattr(scene.objects[0], fact) for fact in _FACTS[:-1] if fact in facts), ground]))
 
 
 def having(rng: np.random.Generator, attribute: str, value: str) -> shapes.Scene:
@@ -91,6 +130,34 @@ def having(rng: np.random.Generator, attribute: str, value: str) -> shapes.Scene
         scene = shapes.scene(rng, shapes.draw_labels(rng, 1, shapes.TRAINED))
         if value == (scene.background if attribute == "background" else getattr(scene.objects[0], attribute)):
             return scene
+
+
+def _kind(rng: np.random.Generator, share_of_words: float) -> str:
+    if rng.random() < share_of_words:
+        return "words"
+    return "captions" if rng.random() < 0.5 else "questions"
+
+
+def _attribute(rng: np.random.Generator) -> str:
+    return tuple(ATTRIBUTES)[int(rng.integers(len(ATTRIBUTES)))]
+
+
+def _invented(rng: np.random.Generator, count: int) -> list[str]:
+    """Words of one or two syllables."""
+    made: list[str] = []
+    while len(made) < count:
+        letters = [_CONSONANTS, _VOWELS, _CONSONANTS, _VOWELS, _CONSONANTS][: int(rng.integers(3, 6))]
+        word = "".join(some[int(rng.integers(len(some)))] for some in letters)
+        if word not in (*made, *WORDS, *NEW_WORDS, *shapes.COLOURS):
+            made.append(word)
+    return made
+
+
+def _texts() -> Iterator[str]:
+    """What the vocabulary is made of."""
+    for index in range(1_000):
+        yield from (text for _, text in chunks("pages", index)[1])
+        yield told("told_pages", index)[1]
 
 
 def _told(rng: np.random.Generator, kind: str) -> tuple[shapes.Scene, str]:
