@@ -46,6 +46,34 @@ def test_tokens_of_a_long_caption_are_drawn_in_training_and_the_first_ones_in_ev
     assert tuple(evaluated) in drawn
 
 
+def test_a_space_comes_before_some_captions_in_training_and_before_none_in_evaluation(encode_image, noise):
+    example = {"image": encode_image(noise(0, 8, 8)), "captions": ["low", "new"]}
+    read = []
+
+    class Tokenizer:
+        def part(self, words, tokens, rng):
+            read.append(words)
+            return np.zeros(1, np.int32)
+
+        def row(self, words):
+            return self.part(words, "first", None)
+
+    def load(leading_space, seed):
+        rng = None if seed is None else np.random.default_rng(seed)
+        options = {"transform": images.Transform(size=8), "tokenizer": Tokenizer(), "caption": "random"}
+        collate.pairs(example, 0, leading_space=leading_space, rng=rng, **options)
+
+    for leading_space in (0.0, 0.5):
+        for seed in range(8):
+            load(leading_space, seed)
+    assert {words.strip() for words in read[:8]} == set(read[:8]) == {"low", "new"}
+    assert {words[0] == " " for words in read[8:]} == {True, False} and {words.strip() for words in read[8:]} == {"low", "new"}
+    read.clear()
+    load(1.0, 0)
+    load(1.0, None)
+    assert read[0][0] == " " and read[1] == "low"
+
+
 def test_what_is_missing_is_named(pair):
     _, row = pair
     with pytest.raises(records.RecordError, match="has no caption"):

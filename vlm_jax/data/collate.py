@@ -17,6 +17,7 @@ def pairs(
     caption: captions.Rule | int,
     clean: captions.Cleaning = "none",
     tokens: text.Part = "first",
+    leading_space: float = 0.0,
     rng: np.random.Generator | None,
 ) -> dict[str, np.ndarray]:
     """An image with one of its captions: {"image": uint8[h, w, 3], "tokens": int32[t], "example": int32[]}.
@@ -27,13 +28,14 @@ def pairs(
       caption: which caption is taken, by a rule or by number; "random" needs `rng`.
       clean: what is done to it first.
       tokens: which tokens of a caption that is longer than a row are taken.
-      rng: the example's own generator: the caption is drawn first, then what the transform draws, then tokens. None: the
+      leading_space: probability of a space before the caption.
+      rng: the example's own generator: the caption is drawn first, then its space, what the transform draws, and tokens. None: the
         first caption, the evaluation form of the transform, and the first tokens.
 
     Raises:
       RecordError: no image, no caption, or an image that cannot be decoded.
     """
-    words = captions.choose(example, caption, clean, rng)
+    words = _spaced(captions.choose(example, caption, clean, rng), leading_space, rng)
     if not example.get("image"):
         raise records.RecordError("has no image")
     if not isinstance(example["image"], bytes):
@@ -54,6 +56,7 @@ def clips(
     caption: captions.Rule | int,
     clean: captions.Cleaning = "none",
     tokens: text.Part = "first",
+    leading_space: float = 0.0,
     frames: int,
     offset: Literal["random", "middle"],
     rng: np.random.Generator | None,
@@ -66,14 +69,14 @@ def clips(
     Args:
       example: has `frames` (functions that read encoded images) and `captions` (strings).
       offset: the place in each part; "random" needs `rng`.
-      rng: the example's own generator: the caption is drawn first, then the place, what the transform draws, and tokens. None: the
-        first caption, the middle, and the evaluation form.
+      rng: the example's own generator: the caption is drawn first, then its space, the place, what the transform draws, and tokens. None:
+        the first caption, the middle, and the evaluation form.
       The others are those of `pairs`.
 
     Raises:
       RecordError: no frames, no caption, or a frame that cannot be decoded.
     """
-    words = captions.choose(example, caption, clean, rng)
+    words = _spaced(captions.choose(example, caption, clean, rng), leading_space, rng)
     if not example.get("frames"):
         raise records.RecordError("has no frames")
     place = rng.random() if offset == "random" and rng is not None else 0.5
@@ -109,3 +112,7 @@ def stack(rows: Iterable[Mapping[str, np.ndarray]], count: int) -> dict[str, np.
     if number + 1 != count:
         raise ValueError(f"{number + 1} rows for a batch of {count}")
     return batch
+
+
+def _spaced(words: str, leading_space: float, rng: np.random.Generator | None) -> str:
+    return f" {words}" if leading_space and rng is not None and rng.random() < leading_space else words

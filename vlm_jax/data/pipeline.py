@@ -93,6 +93,9 @@ class Pairs(tokenized.Tokenized):
     tokens: text.Part = "first"
     """Which tokens of a caption longer than tokenizer.length a training step sees: the first ones, random ones in their order, or a
     block, a run from a random place (CLIPA). Evaluation sees the first ones."""
+    leading_space: float = 0.0
+    """Probability that a training step sees a space before the caption, so that a vocabulary whose words differ at the start of a text
+    (GPT-2, OPT) is known both ways (Flamingo: 0.5). SentencePiece models mostly ignore it."""
     batch_size: int = 0
     """Examples in a global batch of this stream; 0: the run's batch size."""
     bad_records: float = 0.01
@@ -102,6 +105,8 @@ class Pairs(tokenized.Tokenized):
     def __post_init__(self):
         if not 0 <= self.bad_records <= 1:
             raise errors.InputError(f"data.bad_records {self.bad_records}: a share of the examples, from 0 to 1")
+        if not 0 <= self.leading_space <= 1:
+            raise errors.InputError(f"data.leading_space {self.leading_space}: a probability, from 0 to 1")
 
     def prepared(self) -> Self:
         """Also with the decoder of this machine.
@@ -159,7 +164,8 @@ class Pairs(tokenized.Tokenized):
     def rules(self, caption: captions.Rule | int) -> dict[str, Any]:
         """What `collate` does to an example."""
         tokenizer = self.tokenizer.load()
-        return {"transform": self.image, "tokenizer": tokenizer, "caption": caption, "clean": self.clean, "tokens": self.tokens}
+        drawn = {"caption": caption, "clean": self.clean, "tokens": self.tokens, "leading_space": self.leading_space}
+        return {"transform": self.image, "tokenizer": tokenizer, **drawn}
 
     def _count(self, source: sources.Source) -> int:
         """Examples of an epoch."""
