@@ -106,7 +106,7 @@ def test_a_vocabulary_that_does_not_fit_the_tower_is_refused(tmp_path):
     with pytest.raises(InputError, match="its end token is 518, the text tower takes the text at 519"):
         run(tmp_path / "theirs", tmp_path / "ours", "--to", "vlm_jax")
     (tmp_path / "theirs" / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, "t o", ""]))
-    with pytest.raises(InputError, match="521 tokens, the text tower has 520"):
+    with pytest.raises(InputError, match="521 tokens, the model has 520"):
         run(tmp_path / "theirs", tmp_path / "more", "--to", "vlm_jax")
 
 

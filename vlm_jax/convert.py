@@ -20,28 +20,34 @@ from vlm_jax.data import text as tokenizers
 from vlm_jax.data import tokenizer_json
 from vlm_jax.errors import DONE, InputError
 from vlm_jax.models import captioner, resnet, text, vit
-from vlm_jax.models.convert import files, hugging_face, layout, open_clip, vocabularies
-from vlm_jax.systems import coca, siglip, two_tower
+from vlm_jax.models import flamingo as flamingos
+from vlm_jax.models.convert import files, hugging_face, idefics, layout, open_clip, vocabularies
+from vlm_jax.systems import coca, flamingo, siglip, two_tower
 from vlm_jax.training import tree
 
 _WEIGHTS = {"hf": "model.safetensors", "open_clip": "open_clip_model.safetensors"}
 WRITERS: Mapping[str, Any] = {"hf": hugging_face.write, "open_clip": open_clip.write}
 
 
-def layout_of(config: configs.Config) -> layout.Layout:
-    """How a run's model is described to other codebases; its table is empty.
+def layout_of(config: configs.Config) -> layout.Layout | idefics.Layout:
+    """How a run's model is described to other codebases; its table, where it has one, is empty.
 
     Raises:
       InputError: the system or its towers have no counterpart there.
     """
-    system = config.system
+    system, seen = config.system, imported.preprocessing_of(config)
+    if isinstance(system, flamingo.Flamingo) and seen is not None:
+        plain = flamingos.Config(**{field.name: getattr(system, field.name) for field in dataclasses.fields(flamingos.Config)})
+        return idefics.Layout(config=plain, preprocessing=seen, begin_id=system.begin_id, end_id=system.end_id)
     if not isinstance(system, two_tower.TwoTower):
-        raise InputError(f"system {type(system).__name__}: only systems with an image and a text tower are exported")
+        raise InputError(
+            f"system {type(system).__name__}: only systems with an image and a text tower, and Flamingo, are exported; of others the "
+            "image tower or the language model, with --part"
+        )
     captions = isinstance(system, coca.Coca)
     tower, words = (system.image.tower, captioner.Config) if captions else (system.image, text.Config)
     if not isinstance(tower, vit.Config if captions else (vit.Config, resnet.Config)) or not isinstance(system.text, words):
         raise InputError(f"system.image {type(tower).__module__}: only ViT and modified ResNet towers are exported, with CoCa only ViT")
-    seen = imported.preprocessing_of(config)
     assert seen is not None, "a system with two towers has images"
     return layout.Layout(
         family="coca" if captions else "siglip" if isinstance(system, siglip.Siglip) else "clip",
@@ -64,7 +70,9 @@ def export(source: imported.Source, target: Path, to: str) -> tuple[str, ...]:
     model = layout_of(source.config)
     if model.family == "coca" and to != "open_clip":
         raise InputError(f"to {to}: transformers has no CoCa; give --to open_clip")
-    made, contents = WRITERS[to](model)
+    if model.family == "idefics" and to != "hf":
+        raise InputError(f"to {to}: open_clip has no Flamingo; give --to hf, for Idefics of transformers")
+    made, contents = idefics.write(model) if isinstance(model, idefics.Layout) else WRITERS[to](model)
     weights = made.to_theirs({path: np.asarray(x) for path, x in tree.flatten(source.variables).items()})
     target.mkdir(parents=True, exist_ok=True)
     files.write_safetensors(target / _WEIGHTS[to], weights, format="pt")
@@ -85,6 +93,10 @@ def _write_tokenizer(source: imported.Source, target: Path) -> list[str]:
             tokenizer = dataclasses.replace(tokenizer, path=str(file))
         if not tokenizer.path:
             return []
+        system: Any = source.config.system
+        if isinstance(system, flamingo.Flamingo):
+            _, notes = decoder.write_tokenizer(tokenizer, target, rows=system.lm.vocab_size, added=idefics.ADDED)
+            return list(notes)
         loaded = tokenizer.load()
         path = Path(loaded.config.path)
         prepared = (tokenizer.case, tokenizer.punctuation, loaded.bos_id)

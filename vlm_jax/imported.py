@@ -26,15 +26,16 @@ from vlm_jax.data import images, pipeline, tar_index
 from vlm_jax.data import text as tokenizers
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import retrieval
-from vlm_jax.models.convert import card, layout, pretrained, vocabularies
+from vlm_jax.models.convert import card, idefics, layout, pretrained, vocabularies
 from vlm_jax.models.convert import files as weight_files
-from vlm_jax.systems import clip, coca, siglip, two_tower
+from vlm_jax.systems import clip, coca, flamingo, siglip, two_tower
 from vlm_jax.training import checkpoint, sharding, tree
 from vlm_jax.training import state as states
 
 SCHEMES = ("hf", "open_clip", "big_vision")
 _USAGE = {
     "hf": "from transformers import AutoModel, AutoProcessor\n\nmodel = AutoModel.from_pretrained(folder)",
+    "idefics": "from transformers import IdeficsForVisionText2Text\n\nmodel = IdeficsForVisionText2Text.from_pretrained(folder)",
     "open_clip": "import open_clip\n\nmodel, preprocess = open_clip.create_model_from_pretrained('local-dir:' + folder)",
 }
 _LIBRARIES = {"hf": "transformers", "open_clip": "open_clip"}
@@ -173,6 +174,8 @@ def _load_foreign(path: str, allow: Sequence[str], image_size: int | None, token
         params |= {name: np.asarray(fresh[name]) for name in found.missing}
         notes.append(f"freshly initialised, as allowed: {', '.join(found.missing)}")
     vocabulary = None if tokenizer else vocabularies.read(Path(found.source).parent, found.layout.family)
+    if vocabulary is not None and isinstance(system, flamingo.Flamingo):
+        vocabulary = vocabularies.without_added(vocabulary, system.lm.vocab_size)
     if vocabulary is None and not tokenizer:
         notes.append("no vocabulary that is read lies beside the weights: give --tokenizer, or --data.tokenizer.path to evaluate")
     seen = found.layout.preprocessing
@@ -182,31 +185,33 @@ def _load_foreign(path: str, allow: Sequence[str], image_size: int | None, token
         data=pipeline.Pairs(
             train="",
             val="",
-            tokenizer=_tokenizer(vocabulary, tokenizer, system.text.length, found.layout.family),
+            tokenizer=_tokenizer(vocabulary, tokenizer, _texts(system).length - isinstance(system, flamingo.Flamingo), found.layout.family),
             image=images.Transform(
                 size=seen.size, resize=seen.resize, resize_to=seen.resize_to, fill=seen.fill, interpolation=seen.interpolation
             ),
         ),
-        evaluators={"retrieval": retrieval.Retrieval()},
+        evaluators={} if isinstance(system, flamingo.Flamingo) else {"retrieval": retrieval.Retrieval()},
     )
     return Source(config, tree.unflatten(params), 0, tuple(notes), vocabulary)
 
 
 def _tokenizer(vocabulary: vocabularies.Vocabulary | None, path: str, length: int, family: str) -> tokenizers.Tokenizer:
-    pad = "eos" if vocabulary is None else vocabulary.pad
-    pad = "zero" if family == "coca" else pad  # which its class token is not to see
+    pad: Any = "eos" if vocabulary is None else vocabulary.pad
+    pad = {"coca": "zero", "idefics": "eos"}.get(family, pad)  # CoCa's class token is not to see it, and nothing looks at Idefics'
     if vocabulary is None:
         siglip_texts = family == "siglip"
         return tokenizers.Tokenizer(path, length, pad, "lower" if siglip_texts else "keep", "strip" if siglip_texts else "keep")
     return tokenizers.Tokenizer("", length, pad, vocabulary.case, vocabulary.punctuation, vocabulary.begin, vocabulary.end)
 
 
-def system_of(found: layout.Layout) -> two_tower.TwoTower:
+def system_of(found: layout.Layout | idefics.Layout) -> two_tower.TwoTower | flamingo.Flamingo:
     """The system of an imported model.
 
     Raises:
       InputError: it is an image tower alone, for which there is no system; says what can be done with it.
     """
+    if isinstance(found, idefics.Layout):
+        return flamingo.Flamingo(**vars(found.config), begin_id=found.begin_id, end_id=found.end_id)
     if found.text is None:
         values = {field.name: (getattr(found.image, field.name), field.default) for field in dataclasses.fields(found.image)}
         given = {name: value for name, (value, default) in values.items() if value != default and name not in layout.TRAINING}
@@ -224,7 +229,7 @@ def system_of(found: layout.Layout) -> two_tower.TwoTower:
 def preprocessing_of(config: configs.Config) -> layout.Preprocessing | None:
     """How a run prepares images, at evaluation; None where it has none."""
     stream, system = next(iter(config.streams.values())), config.system
-    if not hasattr(stream, "image") or not isinstance(system, two_tower.TwoTower):
+    if not hasattr(stream, "image") or not isinstance(system, two_tower.TwoTower | flamingo.Flamingo):
         return None
     seen = stream.image
     return layout.Preprocessing(
@@ -261,12 +266,12 @@ def save(source: Source, target: Path) -> None:
             file = Path(folder) / f"vocabulary{source.vocabulary.suffix}"
             file.write_bytes(source.vocabulary.content)
             tokenizer = dataclasses.replace(config.data.tokenizer, path=str(file))
-            _check_tokenizer(tokenizer, system.text)
+            _check_tokenizer(tokenizer, _texts(system))
             target.mkdir(parents=True, exist_ok=True)
             tokenizer.keep(target, config.data.stream)
         config = dataclasses.replace(config, data=config.data.kept(str(target)))
     elif config.data.tokenizer.path:
-        _check_tokenizer(config.data.tokenizer, system.text)
+        _check_tokenizer(config.data.tokenizer, _texts(system))
         target.mkdir(parents=True, exist_ok=True)
         config.data.keep(str(target))
     statistics = tree.unflatten({path: flat[path] for path in buffers})
@@ -277,10 +282,15 @@ def save(source: Source, target: Path) -> None:
     configs.save(target / "config.json", config)
 
 
+def _texts(system: Any) -> Any:
+    """What reads texts: a tower, or a language model."""
+    return system.lm if isinstance(system, flamingo.Flamingo) else system.text
+
+
 def _check_tokenizer(tokenizer: tokenizers.Tokenizer, tower: Any) -> None:
     loaded = tokenizer.load()
     if loaded.vocab_size > tower.vocab_size:
-        raise InputError(f"tokenizer {tokenizer.path}: {loaded.vocab_size} tokens, the text tower has {tower.vocab_size}; give --tokenizer")
+        raise InputError(f"tokenizer {tokenizer.path}: {loaded.vocab_size} tokens, the model has {tower.vocab_size}; give --tokenizer")
     pool = getattr(tower, "pool", None)
     if pool == "eos" and loaded.eos_id != tower.eos_id:
         raise InputError(f"tokenizer {tokenizer.path}: its end token is {loaded.eos_id}, the text tower takes the text at {tower.eos_id}")
@@ -308,6 +318,8 @@ def facts_of(source: Source) -> dict[str, Any]:
 
 def card_of(source: Source, name: str, to: str) -> str:
     """The model card of a source, written for another codebase or for us."""
-    usage = _USAGE.get(to, f"python -m vlm_jax.evaluate --checkpoint {name} --evaluators.retrieval.data SHARDS")
-    library, facts = _LIBRARIES.get(to, "vlm_jax"), facts_of(source)
-    return card.text(name, library=library, usage=usage, facts=facts, results=source.results, notes=source.notes)
+    seeing = isinstance(source.config.system, flamingo.Flamingo)
+    what = "--suite FILE.py" if seeing else "--evaluators.retrieval.data SHARDS"
+    usage = _USAGE.get("idefics" if to == "hf" and seeing else to, f"python -m vlm_jax.evaluate --checkpoint {name} {what}")
+    facts = {"library": _LIBRARIES.get(to, "vlm_jax"), "facts": facts_of(source), "results": source.results, "notes": source.notes}
+    return card.text(name, usage=usage, kind="vision-language model" if seeing else "two towers", **facts)

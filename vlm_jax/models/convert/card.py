@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-Kind = Literal["two towers", "image tower", "language model"]
+Kind = Literal["two towers", "image tower", "language model", "vision-language model"]
 _KINDS: dict[Kind, tuple[str, str]] = {
     "two towers": ("zero-shot-image-classification", "Image and text towers with a common space, trained with vlm_jax."),
     "image tower": ("image-feature-extraction", "An image tower, written by vlm_jax."),
     "language model": ("text-generation", "A language model, written by vlm_jax."),
+    "vision-language model": ("image-text-to-text", "A language model that looks at images through gated cross-attention (Flamingo)."),
 }
 
 _LIMITS = (

@@ -198,12 +198,13 @@ def write(config: lm.Config) -> tuple[Layout, dict[str, Any]]:
     content = {"gpt2": _gpt2_json, "opt": _opt_json, "llama": _llama_json}[kind](config)
     content = {"architectures": [_ARCHITECTURES[kind]], "model_type": kind, "tie_word_embeddings": config.head == "tied", **content}
     made = parse(content, {})
-    for field in dataclasses.fields(lm.Config):
-        have, get = getattr(config, field.name), getattr(made.config, field.name)
-        same = have == get or (field.name == "num_kv_heads" and {have, get} <= {0, config.num_heads})
-        if field.name not in layout.TRAINING and not same:
-            raise InputError(f"lm.{field.name} {have!r}: {_ARCHITECTURES[kind]} has no place for it, only for {get!r}")
+    layout.refuse_changes(plain(config), plain(made.config), _ARCHITECTURES[kind], "lm.")
     return made, content
+
+
+def plain(config: lm.Config) -> lm.Config:
+    """The configuration with its number of heads of keys and values written out."""
+    return dataclasses.replace(config, num_kv_heads=config.num_kv_heads or config.num_heads)
 
 
 def _beside(source: str | Path) -> Path:
@@ -351,7 +352,5 @@ _IDS = {"bos_token_id": None, "eos_token_id": None}
 
 
 def _activation(config: lm.Config) -> str:
-    names = {ours: theirs for theirs, ours in hugging_face.ACTIVATIONS.items()}
-    if config.activation not in names:
-        raise InputError(f"lm.activation {config.activation!r}: transformers has no name for it; it has {', '.join(sorted(names))}")
-    return names[config.activation]
+    """As GPT-2's files call it, where there are two names."""
+    return "gelu_new" if config.activation == "gelu_tanh" else hugging_face.activation_name(config.activation, "lm.activation")

@@ -42,9 +42,11 @@ ACTIVATIONS = {
 }
 _IGNORE = r".*embeddings\.position_ids"
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
+RESAMPLE = {name: number for number, name in _RESAMPLE.items()}
+"""Of preprocessor_config.json, by our words."""
 _HEADS = ("classifier", "cls_classifier", "distillation_classifier")
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "clip text": {
         "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
@@ -222,7 +224,7 @@ def _read_clip(config: dict, preprocessor: Any, names: Mapping[str, Any]) -> lay
             eos_id=None if end == 2 else end,
             projection_dim=dim,
         ),
-        preprocessing=_preprocessing(preprocessor, vision.integer("image_size"), _CLIP_MEAN, _CLIP_STD, notes),
+        preprocessing=preprocessing(preprocessor, vision.integer("image_size"), CLIP_MEAN, CLIP_STD, notes),
         table=CLIP,
         ignore=_IGNORE,
         notes=tuple(notes),
@@ -248,7 +250,7 @@ def _read_siglip(config: dict, preprocessor: Any, names: Mapping[str, Any]) -> l
             projection_dim=int(words.get("projection_size") or words.integer("hidden_size")),
             projection_bias="learned",
         ),
-        preprocessing=_preprocessing(preprocessor, fields["image_size"], (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), notes),
+        preprocessing=preprocessing(preprocessor, fields["image_size"], (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), notes),
         table=table,
         ignore=_IGNORE,
         notes=tuple(notes),
@@ -276,7 +278,7 @@ def _read_vit(config: dict, preprocessor: Any, names: Mapping[str, Any]) -> layo
         image=vit.Config(
             **fields, pool="cls", class_token="positioned", registers=1 if kind == "deit" else 0, representation_dim=dim
         ),
-        preprocessing=_preprocessing(preprocessor, fields["image_size"], *imagenet, notes),
+        preprocessing=preprocessing(preprocessor, fields["image_size"], *imagenet, notes),
         table=vit_table(
             blocks="5" if any(name.startswith(f"{prefix}layers.") for name in names) else "4",
             pooler=pooler,
@@ -320,7 +322,7 @@ def _text(fields: layout.Fields) -> dict[str, Any]:
     }
 
 
-def _preprocessing(
+def preprocessing(
     theirs: Any,
     size: int,
     mean: tuple[float, float, float],
@@ -379,14 +381,25 @@ def write(model: layout.Layout) -> tuple[layout.Layout, Mapping[str, Any]]:
     return made, contents
 
 
+def activation_name(activation: str, field: str) -> str:
+    """What transformers calls an activation of ours.
+
+    Raises:
+      InputError: it has none such.
+    """
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    if activation not in names:
+        raise InputError(f"{field} {activation!r}: transformers has no name for it; it has {', '.join(sorted(names))}")
+    return names[activation]
+
+
 def _tower_json(config: vit.Config | text.Config) -> dict[str, Any]:
-    activation = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[config.activation]
     return {
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,
         "intermediate_size": config.mlp_dim,
         "num_attention_heads": config.num_heads,
-        "hidden_act": activation,
+        "hidden_act": activation_name(config.activation, "activation"),
         "layer_norm_eps": config.norm_epsilon,
     }
 
@@ -452,7 +465,7 @@ def _preprocessor_json(model: layout.Layout) -> dict[str, Any]:
         "do_resize": True,
         "size": {"shortest_edge": side} if shortest else {"height": side, "width": side},
         **({"do_center_crop": True, "crop_size": {"height": seen.size, "width": seen.size}} if shortest else {}),
-        "resample": {name: number for number, name in _RESAMPLE.items()}[seen.interpolation],
+        "resample": RESAMPLE[seen.interpolation],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -1,18 +1,20 @@
 """Idefics (IdeficsForVisionText2Text of Hugging Face transformers): an open Flamingo over LLaMA and CLIP's ViT.
 
-`parse` takes config.json. Two things differ from the paper: the image tower's class token reaches the resampler, and
-blocks of cross-attention have RMS norms and gated MLPs.
+`read` takes config.json and preprocessor_config.json, `write` makes them. Two things differ from the paper: the image tower's class token
+reaches the resampler, and blocks of cross-attention have RMS norms and gated MLPs.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from vlm_jax.errors import InputError
 from vlm_jax.layers import gated_cross_attention
 from vlm_jax.models import flamingo, lm, resampler, vit
-from vlm_jax.models.convert import hugging_face, layout, mapping
+from vlm_jax.models.convert import decoders, files, hugging_face, layout, mapping
 from vlm_jax.models.convert.mapping import (
     ARRAY,
     EMBEDDING,
@@ -23,20 +25,22 @@ from vlm_jax.models.convert.mapping import (
     PATCHES_WITHOUT_BIAS,
     TABLE,
     TOKEN,
-    Kind,
     Table,
     below,
 )
 
-IGNORE = r".*embeddings\.position_ids|.*rotary_emb\.inv_freq|model\.vision_model\.post_layernorm\.(weight|bias)"
-"""The tower's last norm is of the pooled output only, which nothing takes."""
-_SCALE: Kind = (mapping.Leaf(".weight", ("/scale",)),)
+CLASS = "IdeficsForVisionText2Text"
+ADDED = ("<fake_token_around_image>", "<image>")
+"""The tokens after the vocabulary. The first stands on both sides of an image there, and after the text of an image here."""
+_UNUSED_NORM = "model.vision_model.post_layernorm"
+"""The tower's last norm, of the pooled output only, which nothing takes."""
+_IGNORE = rf".*embeddings\.position_ids|.*rotary_emb\.inv_freq|{_UNUSED_NORM}\.(weight|bias)"
 _TEXT_MLP: Table = (
     ("mlp.gate_proj", "mlp/gate", LINEAR_WITHOUT_BIAS),
     ("mlp.up_proj", "mlp/up", LINEAR_WITHOUT_BIAS),
     ("mlp.down_proj", "mlp/down", LINEAR_WITHOUT_BIAS),
-    ("input_layernorm", "attention_norm", _SCALE),
-    ("post_attention_layernorm", "mlp_norm", _SCALE),
+    ("input_layernorm", "attention_norm", decoders.RMS_NORM),
+    ("post_attention_layernorm", "mlp_norm", decoders.RMS_NORM),
 )
 
 
@@ -49,7 +53,7 @@ TABLE_OF_NAMES: Table = (
     ("model.embed_tokens", "lm/token_embed", EMBEDDING),
     ("model.embed_tokens.additional_embedding", "added_embed", EMBEDDING),
     *below((*_projections("self_attn", "o_proj"), *_TEXT_MLP), "model.layers.{}.", "lm/blocks/"),
-    ("model.norm", "lm/norm", _SCALE),
+    ("model.norm", "lm/norm", decoders.RMS_NORM),
     ("lm_head", "lm/head", LINEAR_WITHOUT_BIAS),
     ("lm_head.additional_fc", "added_head", LINEAR_WITHOUT_BIAS),
     *below(
@@ -110,27 +114,81 @@ _PERCEIVER = {
 """What transformers takes for fields that config.json leaves out."""
 
 
-def parse(config: Any) -> flamingo.Config:
-    """The model that config.json describes.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A Flamingo in the layout of Idefics."""
+
+    family: ClassVar = "idefics"
+    config: flamingo.Config
+    preprocessing: layout.Preprocessing
+    begin_id: int | None = None
+    """The token before a text."""
+    end_id: int | None = None
+    """The token after a text."""
+    notes: tuple[str, ...] = ()
+    """What was decided where the files leave a choice."""
+
+    @property
+    def image(self) -> Any:
+        """The image tower."""
+        return self.config.image
+
+    def like(self) -> dict[str, Any]:
+        """Shapes and dtypes of our parameters by path."""
+        return layout.parameters(self.config)
+
+    def to_ours(self, theirs: Mapping[str, np.ndarray], *, allow: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        """Our parameters by path; raises as `mapping.to_ours`."""
+        return mapping.to_ours(TABLE_OF_NAMES, theirs, self.like(), allow=allow, ignore=_IGNORE)
+
+    def to_theirs(self, ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Their arrays by name, with a last norm of the image tower that does nothing; raises as `mapping.to_theirs`."""
+        width = self.config.image.width
+        unused = {f"{_UNUSED_NORM}.weight": np.ones(width, np.float32), f"{_UNUSED_NORM}.bias": np.zeros(width, np.float32)}
+        return mapping.to_theirs(TABLE_OF_NAMES, ours) | unused
+
+
+def describes(folder: Path) -> bool:
+    """Whether config.json in this directory is that of an Idefics."""
+    file = folder / "config.json"
+    config = files.read_json(file, "configuration") if file.is_file() else None
+    return isinstance(config, dict) and config.get("model_type") == "idefics"
+
+
+def read(folder: Path) -> Layout:
+    """The layout that the files of a directory describe; raises as `parse`."""
+    file = folder / "preprocessor_config.json"
+    preprocessor = files.read_json(file, "preprocessor") if file.is_file() else None
+    return parse(files.read_json(folder / "config.json", "configuration"), preprocessor)
+
+
+def parse(config: Any, preprocessor: Any = None) -> Layout:
+    """As `read`, of the content of the files.
 
     Raises:
       InputError: another kind of model, or a form of it that ours does not have.
     """
     theirs = layout.Fields(config, "config.json", _DEFAULTS)
     theirs.require(model_type="idefics", use_resampler=True, tie_word_embeddings=False, qk_layer_norms=False, additional_vocab_size=2)
-    vision = layout.Fields(theirs["vision_config"], "vision_config", _VISION)
+    theirs.require(alpha_type="float", quantization_config=None)
+    vision = layout.Fields(theirs["vision_config"], "vision_config", _VISION).renamed(hidden_size="embed_dim")
     vision.require(num_channels=3)
     perceiver = layout.Fields(theirs["perceiver_config"], "perceiver_config", _PERCEIVER)
     perceiver.require(qk_layer_norms_perceiver=False)
     width, heads, depth = (theirs.integer(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
+    theirs.require(head_dim=width // heads)
     every, activation = theirs.integer("cross_layer_interval"), theirs.choice("hidden_act", hugging_face.ACTIVATIONS)
     if depth % every:
         raise InputError(f"config.json.cross_layer_interval {every}: does not divide the {depth} blocks, as it must in transformers")
-    epsilon, mlp_dim, channels = float(theirs["rms_norm_eps"]), theirs.integer("intermediate_size"), vision.integer("embed_dim")
-    return flamingo.Config(
+    epsilon, mlp_dim, channels = theirs.number("rms_norm_eps"), theirs.integer("intermediate_size"), vision.integer("embed_dim")
+    size, patch = vision.integer("image_size"), vision.integer("patch_size")
+    notes = ["the image tower's last norm, which nothing takes, is left out"]
+    seen = _preprocessing(preprocessor, size, notes)
+    made = flamingo.Config(
         image=vit.Config(
-            image_size=vision.integer("image_size"),
-            patch_size=vision.integer("patch_size"),
+            image_size=size,
+            patch_size=patch,
+            border=layout.border(size, patch),
             width=channels,
             depth=vision.integer("num_hidden_layers"),
             mlp_dim=vision.integer("intermediate_size"),
@@ -141,7 +199,7 @@ def parse(config: Any) -> flamingo.Config:
             pre_norm="layer_norm",
             post_norm="none",
             activation=vision.choice("hidden_act", hugging_face.ACTIVATIONS),  # pyright: ignore[reportArgumentType]
-            norm_epsilon=float(vision["layer_norm_eps"]),
+            norm_epsilon=vision.number("layer_norm_eps"),
         ),
         lm=lm.Config(
             vocab_size=theirs.integer("vocab_size"),
@@ -153,6 +211,7 @@ def parse(config: Any) -> flamingo.Config:
             norm="rms_norm",
             norm_epsilon=epsilon,
             position="rotary",
+            rope_theta=decoders.theta(theirs),
             mlp="gated",
             activation=activation,  # pyright: ignore[reportArgumentType]
             bias="none",
@@ -179,14 +238,105 @@ def parse(config: Any) -> flamingo.Config:
         every=every,
         image_tokens="all",
         added="end_first",
+        mean=seen.mean,
+        std=seen.std,
+    )
+    return Layout(
+        config=made,
+        preprocessing=seen,
+        begin_id=_token(config, "bos_token_id", 1),
+        end_id=_token(config, "eos_token_id", 2),
+        notes=tuple(notes),
     )
 
 
-def to_ours(config: flamingo.Config, theirs: Mapping[str, np.ndarray], *, allow: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Our parameters by path; raises as `mapping.to_ours`."""
-    return mapping.to_ours(TABLE_OF_NAMES, theirs, layout.parameters(config), allow=allow, ignore=IGNORE)
+def _token(config: Mapping[str, Any], name: str, default: int) -> int | None:
+    """Null means none, and not the default; of several the first."""
+    value = config.get(name, default)
+    value = value[0] if isinstance(value, list) and value else value
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InputError(f"config.json.{name} {value!r}: the number of a token is needed")
+    return value
 
 
-def to_theirs(ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Their arrays by name, but for the tower's last norm, which nothing takes; raises as `mapping.to_theirs`."""
-    return mapping.to_theirs(TABLE_OF_NAMES, ours)
+def _plain(config: flamingo.Config) -> flamingo.Config:
+    """With what makes no difference as it is read."""
+    visual = config.resampler if config.resampler.frames else dataclasses.replace(config.resampler, interpolation="align_corners")
+    return dataclasses.replace(config, lm=decoders.plain(config.lm), resampler=visual)
+
+
+def _preprocessing(theirs: Any, size: int, notes: list[str]) -> layout.Preprocessing:
+    """What preprocessor_config.json says, where version 4 of transformers has one number for the size; images are squashed."""
+    if theirs is None:
+        notes.append("no preprocessor_config.json: CLIP's mean and std, and a bicubic squash are assumed")
+    elif isinstance(theirs, dict) and "image_size" in theirs:
+        theirs = {"size": {"height": theirs["image_size"], "width": theirs["image_size"]}} | theirs
+    given = {} if theirs is None else theirs
+    return hugging_face.preprocessing(given, size, hugging_face.CLIP_MEAN, hugging_face.CLIP_STD, notes)
+
+
+def write(model: Layout) -> tuple[Layout, Mapping[str, Any]]:
+    """The layout as transformers has it, and the content of config.json and preprocessor_config.json by file name.
+
+    Raises:
+      InputError: the model is not of this form; the field is named.
+    """
+    config, seen = model.config, model.preprocessing
+    text, visual = config.lm, config.resampler
+    rope = {"rope_type": "default", "rope_theta": text.rope_theta}
+    contents = {
+        "config.json": {
+            "architectures": [CLASS],
+            "model_type": "idefics",
+            "vocab_size": text.vocab_size,
+            "additional_vocab_size": flamingo.ADDED,
+            "hidden_size": text.width,
+            "intermediate_size": text.mlp_dim,
+            "num_hidden_layers": text.depth,
+            "num_attention_heads": text.num_heads,
+            "hidden_act": hugging_face.activation_name(text.activation, "lm.activation"),
+            "rms_norm_eps": text.norm_epsilon,
+            "max_position_embeddings": text.length,
+            "rope_parameters": rope,
+            "tie_word_embeddings": False,
+            "cross_layer_interval": config.every,
+            "qk_layer_norms": False,
+            "alpha_type": "float",
+            "use_resampler": True,
+            "bos_token_id": model.begin_id,
+            "eos_token_id": model.end_id,
+            "pad_token_id": None,
+            "vision_config": {
+                "model_type": "idefics_vision",
+                "embed_dim": config.image.width,
+                "image_size": config.image.image_size,
+                "patch_size": config.image.patch_size,
+                "num_hidden_layers": config.image.depth,
+                "num_attention_heads": config.image.num_heads,
+                "intermediate_size": config.image.mlp_dim,
+                "hidden_act": hugging_face.activation_name(config.image.activation, "image.activation"),
+                "layer_norm_eps": config.image.norm_epsilon,
+                "num_channels": 3,
+            },
+            "perceiver_config": {
+                "use_resampler": True,
+                "resampler_n_latents": visual.latents,
+                "resampler_depth": visual.depth,
+                "resampler_n_heads": visual.num_heads,
+                "resampler_head_dim": visual.head_dim,
+                "qk_layer_norms_perceiver": False,
+            },
+        },
+        "preprocessor_config.json": {
+            "image_processor_type": "IdeficsImageProcessor",
+            "image_size": seen.size,
+            "image_num_channels": 3,
+            "image_mean": list(config.mean),
+            "image_std": list(config.std),
+            "resample": hugging_face.RESAMPLE[seen.interpolation],
+        },
+    }
+    made = parse(contents["config.json"], contents["preprocessor_config.json"])
+    layout.refuse_changes(_plain(config), _plain(made.config), CLASS)
+    layout.refuse_changes(seen, made.preprocessing, CLASS, "preprocessing.")
+    return made, contents

@@ -90,6 +90,17 @@ def refuse_differences(model: Layout, made: Layout, name: str) -> None:
                 raise InputError(f"{part}.{field} {ours!r}: {name} has no place for it, only for {theirs!r}")
 
 
+def refuse_changes(have: Any, get: Any, name: str, prefix: str = "") -> None:
+    """Raises InputError for the first field of a configuration, or of one within it, that is lost when it is written and read again."""
+    unused = CONVOLUTIONAL if getattr(have, "stem", None) == "patch" else ()
+    for field in dataclasses.fields(have):
+        ours, theirs = getattr(have, field.name), getattr(get, field.name)
+        if dataclasses.is_dataclass(ours) and type(ours) is type(theirs):
+            refuse_changes(ours, theirs, name, f"{prefix}{field.name}.")
+        elif field.name not in (*TRAINING, *unused) and ours != theirs:
+            raise InputError(f"{prefix}{field.name} {ours!r}: {name} has no place for it, only for {theirs!r}")
+
+
 def border(image_size: int, patch_size: int) -> Literal["refuse", "leave_out"]:
     """What a convolution over patches does to pixels that make no whole one."""
     return "leave_out" if image_size % patch_size else "refuse"

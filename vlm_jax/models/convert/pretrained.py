@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from vlm_jax.errors import InputError
-from vlm_jax.models.convert import big_vision, decoders, files, hugging_face, layout, open_clip
+from vlm_jax.models.convert import big_vision, decoders, files, hugging_face, idefics, layout, open_clip
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
     """A model of another codebase in our words."""
 
-    layout: layout.Layout
+    layout: layout.Layout | idefics.Layout
     params: dict[str, np.ndarray]
-    """By our paths: `image/...`, `text/...`, `log_scale`, `bias`, `heads/...`. Numpy arrays, in the dtypes of our parameters."""
+    """By our paths: `image/...`, `text/...`, `log_scale`, `bias`, `heads/...`; of Idefics those of `models.flamingo`. Numpy arrays, in the
+    dtypes of our parameters."""
     source: str
     """The file that was read."""
     dtypes: tuple[str, ...]
@@ -59,6 +60,8 @@ def load(
             found = big_vision.read(weights, image_size, assumed_size)
         elif (file.parent / open_clip.NAME).is_file():
             found = open_clip.read(file.parent, weights)
+        elif idefics.describes(file.parent):
+            found = idefics.read(file.parent)
         elif (file.parent / "config.json").is_file():
             weights = hugging_face.fold(weights)
             found = hugging_face.read(file.parent, weights)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +38,13 @@ def read(folder: Path, family: str) -> Vocabulary | None:
     for it, transformers does not, and neither do we with its directories.
 
     Args:
-      family: "clip" or "siglip", which decides what these files leave open.
+      family: "clip", "siglip" or "idefics", which decides what these files leave open.
 
     Raises:
       InputError: a file is damaged.
     """
     config = _config(folder)
-    merges = _merges(folder)
+    merges = None if family == "idefics" else _merges(folder)
     if merges is not None:
         return Vocabulary(".txt", merges, _pad(config, "eos" if (folder / "config.json").is_file() else "zero"), "keep", "keep")
     for name in ("spiece.model", "tokenizer.model", "sentencepiece.model"):
@@ -61,6 +62,15 @@ def read(folder: Path, family: str) -> Vocabulary | None:
         content = (folder / "tokenizer.json").read_bytes()
         return Vocabulary(".json", content, _pad(config, "pad"), *_cleaning(folder, config, family), begin, end)
     return None
+
+
+def without_added(vocabulary: Vocabulary, size: int) -> Vocabulary:
+    """Without the added tokens of a `tokenizer.json` from this number on, which are a model's own and no text."""
+    if vocabulary.suffix != ".json":
+        return vocabulary
+    content = json.loads(vocabulary.content)
+    content["added_tokens"] = [token for token in content.get("added_tokens", []) if token["id"] < size]
+    return dataclasses.replace(vocabulary, content=json.dumps(content, ensure_ascii=False).encode())
 
 
 def write_merges(folder: Path, source: Path, *, size: int, pad: int, length: int) -> None:
