@@ -1,26 +1,82 @@
+import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 
-from tests.models.convert.test_decoders import Golden
+from tests import vocabulary_file
+from tests.models import reference
+from tests.models.convert.test_decoders import TINY, Golden
+from vlm_jax import config as configs
 from vlm_jax import convert, decoder
+from vlm_jax.data import text as texts
+from vlm_jax.data import texts as streams
+from vlm_jax.data import vocabulary
 from vlm_jax.errors import InputError
-from vlm_jax.models.convert import files
+from vlm_jax.models.convert import decoders, files, layout
+from vlm_jax.systems import language_model
+from vlm_jax.training import checkpoint, tree
+
+
+def run_of(folder, tokenizer, **fields):
+    """A run of a tiny language model with weights of its own; returns them by path."""
+    system = language_model.LanguageModel(lm=dataclasses.replace(TINY, **fields))
+    ours = {path: reference.fill(path, x.shape).astype(np.float32) for path, x in layout.parameters(system.lm).items()}
+    folder.mkdir()
+    data = streams.Texts(train="", val="", tokenizer=tokenizer)
+    params = tree.unflatten({f"lm/{path}": jnp.asarray(x) for path, x in ours.items()})
+    checkpoint.save_weights(folder, 3, {"params": params, "frozen": {}, "buffers": {}, "average": {}})
+    tokenizer.keep(folder, data.stream)
+    configs.save(folder / "config.json", configs.Config(system=system, data=data.kept(str(folder)), workdir=str(folder)))
+    return ours
 
 
 def test_a_language_model_goes_out_as_it_came_in(oracles, tmp_path, capsys):
     golden = Golden(oracles, "gpt2")
     (tmp_path / "in").mkdir()
-    golden.write(tmp_path / "in")
+    golden.write(tmp_path / "in", eos_token_id=7)
+    (tmp_path / "in" / "tokenizer.json").write_text("{}")
     assert convert.main([str(tmp_path / "in"), str(tmp_path / "out"), "--to", "hf", "--part", "lm"]) == 0
     weights = files.read(tmp_path / "out" / "model.safetensors")
     assert weights.keys() == golden.weights.keys() - {"lm_head.weight"}
     assert all(np.array_equal(x, golden.weights[key]) for key, x in weights.items())
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert {key: config[key] for key in ("model_type", "n_head", "n_inner")} == {"model_type": "gpt2", "n_head": 4, "n_inner": 128}
+    named = {"model_type": "gpt2", "n_head": 4, "n_inner": 128, "eos_token_id": 7, "bos_token_id": 60}
+    assert {key: config[key] for key in named} == named
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
     assert "text-generation" in (tmp_path / "out" / "README.md").read_text()
     assert "a language model alone" in capsys.readouterr().out
+
+
+def test_the_tokenizer_of_a_run_goes_along(tmp_path, capsys):
+    """More rows than tokens stay, and are said."""
+    (tmp_path / "words.model").write_bytes(vocabulary.train(["two cats and a red bird"] * 9, 60))
+    tokenizer = texts.Tokenizer(str(tmp_path / "words.model"), 8, begin="</s>")
+    loaded = tokenizer.load()
+    ours = run_of(tmp_path / "run", tokenizer, vocab_size=loaded.vocab_size + 3)
+    assert convert.main([str(tmp_path / "run"), str(tmp_path / "out"), "--to", "hf", "--part", "lm"]) == 0
+    said = capsys.readouterr().out
+    assert f"the tokenizer has {loaded.vocab_size} tokens, of the model's {loaded.vocab_size + 3} rows" in said and "no token" not in said
+    made = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert made.encode("two red cats").ids == [1, *loaded.encode("two red cats")]
+    config, params = decoders.load(tmp_path / "out")
+    assert config.vocab_size == loaded.vocab_size + 3 and all(np.array_equal(params[path], x) for path, x in ours.items())
+    content = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert [content[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")] == [1, 1, 0]
+    named = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert (named["bos_token"], named["eos_token"], named["pad_token"], named["model_max_length"]) == ("</s>", "</s>", "<pad>", 8)
+
+
+def test_a_tokenizer_that_transformers_cannot_have_is_left_out_and_said(tmp_path):
+    source = vocabulary_file.write(tmp_path / "gemma.json")
+    size = texts.Tokenizer(source).load().vocab_size
+    ids, notes = decoder.write_tokenizer(texts.Tokenizer(source, punctuation="strip"), tmp_path / "out", rows=size)
+    assert ids["eos_token_id"] == 1 and "no tokenizer is written" in notes[0]
+    _, notes = decoder.write_tokenizer(texts.Tokenizer(source), tmp_path / "out", rows=size + 1, added=("<image>",))
+    assert "otherwise" in notes[-1] and not (tmp_path / "out").exists()
+    assert decoder.write_tokenizer(texts.Tokenizer(""), tmp_path / "out", rows=1) == ({}, ("no tokenizer is written: there is none",))
 
 
 def test_what_is_no_language_model_is_refused(tmp_path):

@@ -23,7 +23,7 @@ _LIMITS = (
 )
 
 
-_PROBES = ("A red circle on a blue square.", "  Two   cats; 3 birds!  ", "naïve café — 東京 ½", "line\nbreak\ttab", "abababab 🙂", "")
+_PROBES = ("A red circle on a blue square.", "  Two   cats; 3 birds!  ", "naïve café — 東京 ½", "line \n break\ttab", "abababab 🙂", "")
 """Texts that a tokenizer must read alike before it is written."""
 _FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",

@@ -67,9 +67,12 @@ def _of_sentencepiece(source: Path) -> tokenizers.Tokenizer:
         raise InputError(f"tokenizer {source}: neither byte pairs nor unigrams, which tokenizer.json cannot express")
     if proto.trainer_spec.treat_whitespace_as_suffix or not rules.escape_whitespaces:
         raise InputError(f"tokenizer {source}: it marks spaces otherwise than before words, which tokenizer.json cannot express")
+    own = [piece.piece for piece in proto.pieces if piece.type == _USER]
+    if own:
+        raise InputError(f"tokenizer {source}: its symbol {own[0]!r} is a text's own, which tokenizer.json would part from what is around it")
     steps: list[Any] = [normalizers.Precompiled(rules.precompiled_charsmap)] if rules.precompiled_charsmap else []
     if rules.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(tokenizers.Regex("^ +| +$"), ""), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
     steps += [normalizers.Prepend(_SPACE)] if rules.add_dummy_prefix else []
     made.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])  # pyright: ignore[reportAttributeAccessIssue]
     read: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -77,8 +80,6 @@ def _of_sentencepiece(source: Path) -> tokenizers.Tokenizer:
     made.decoder = decoders.Sequence(read)  # pyright: ignore[reportAttributeAccessIssue]
     special = [piece.piece for piece in proto.pieces if piece.type in (_UNKNOWN, _CONTROL)]
     made.add_special_tokens([tokenizers.AddedToken(piece, normalized=False, special=True) for piece in special])
-    own = [piece.piece for piece in proto.pieces if piece.type == _USER]
-    made.add_tokens([tokenizers.AddedToken(piece, normalized=False) for piece in own])
     return made
 
 
@@ -87,7 +88,7 @@ def _merges(pieces: Sequence[Any], ids: dict[str, int]) -> list[tuple[str, str]]
     found = []
     for number, piece in enumerate(pieces):
         text = piece.piece
-        if piece.type in (_UNKNOWN, _CONTROL, _USER, _BYTE):
+        if piece.type in (_UNKNOWN, _CONTROL, _BYTE):
             continue
         parts = [(text[:i], text[i:]) for i in range(1, len(text)) if text[:i] in ids and text[i:] in ids]
         found += [(-piece.score, number, ids[left], ids[right], (left, right)) for left, right in parts]
