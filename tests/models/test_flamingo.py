@@ -123,7 +123,8 @@ LLAMA = dataclasses.replace(
 
 
 def test_a_token_at_a_time_gives_the_logits_of_the_whole_text():
-    model = filled(LLAMA)
+    """But for what is never generated: the token of an image, and rows of the table beyond the tokenizer's 21 tokens."""
+    model = filled(dataclasses.replace(LLAMA, tokens=21))
 
     @jax.jit
     def outputs(images):
@@ -133,7 +134,7 @@ def test_a_token_at_a_time_gives_the_logits_of_the_whole_text():
         return model.logits(model.hidden(visual, TOKENS)), first, second
 
     logits, first, second = (np.array(x) for x in outputs(PIXELS))
-    logits[..., IMAGE_ID] = -np.inf  # is never generated
+    logits[..., [21, 22, 23, IMAGE_ID]] = -np.inf
     np.testing.assert_allclose(first, np.stack([logits[0, 5], logits[1, 3]]), atol=1e-5)
     np.testing.assert_allclose(second, np.stack([logits[0, 6], logits[1, 4]]), atol=1e-5)
 
@@ -169,6 +170,8 @@ def test_what_does_not_fit_is_refused():
         dataclasses.replace(CONFIG, every=4)
     with pytest.raises(InputError, match="offset 2: from 0 to every - 1, which is 1"):
         dataclasses.replace(CONFIG, every=2, offset=2)
+    with pytest.raises(InputError, match=r"tokens 25: from 0 to lm\.vocab_size 24"):
+        dataclasses.replace(CONFIG, tokens=25)
     model = reference.filled(CONFIG)
     with pytest.raises(InputError, match=r"texts of 28 tokens are longer than lm\.length 24"):
         model.start(jnp.zeros((2, 1, 2, 12)), TOKENS, LENGTHS, 20)

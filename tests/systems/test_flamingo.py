@@ -84,6 +84,20 @@ def log_p(logits, tokens):
     return jnp.take_along_axis(found, tokens[:, 1:, None], axis=-1)[..., 0]
 
 
+@pytest.mark.parametrize("added", ["image_first", "end_first"])
+@pytest.mark.parametrize("tokens", [0, 12])
+def test_pages_number_added_tokens_after_the_tokenizer_and_the_model_after_its_rows(added, tokens):
+    pages = {"pages": dataclasses.replace(DATA, vocab_size=tokens or 30, length=12, image_id=tokens or 30)}
+    system, own = dataclasses.replace(SYSTEM, added=added, tokens=tokens), tokens or 30
+    system.check(pages)
+    stream = batch()["pages"]
+    stream["tokens"] = np.where(stream["tokens"] < 30, stream["tokens"], stream["tokens"] - 30 + own)
+    first, second = (IMAGE, END) if added == "image_first" else (END, IMAGE)
+    assert system.texts(stream).tokens[0].tolist() == [4, 5, first, 6, second, first, 7, second]
+    with pytest.raises(InputError, match=r"not the 29 of the tokenizer of pages: .*--system\.lm\.vocab-size 29"):
+        system.check({"pages": dataclasses.replace(pages["pages"], vocab_size=29)})
+
+
 def test_the_loss_is_the_weighted_sum_of_the_means_of_the_streams_and_candidates_are_weighed_by_the_same_logits():
     graphdef, params = nnx.split(model())
 
@@ -171,7 +185,7 @@ def test_frozen_parts_stay_bit_for_bit_and_are_written_once(tmp_path):
     ("streams", "message"),
     [
         ({"other": DATA}, r"data stream other: system\.weights has pages, pairs, video"),
-        ({"pairs": dataclasses.replace(DATA, vocab_size=29)}, r"system\.lm\.vocab_size 30 is not the 29 of the tokenizer of pairs"),
+        ({"pairs": dataclasses.replace(DATA, vocab_size=29)}, r"system\.lm\.vocab_size 30 is not the 29 .*or --system\.tokens 29"),
         ({"pairs": dataclasses.replace(DATA, length=12)}, r"data\.pairs\.tokenizer\.length 12: with the image's token more than .* 12"),
         ({"pairs": dataclasses.replace(DATA, image_size=16)}, r"data\.pairs\.image\.size 16 is not system\.image\.image_size 8"),
         ({"pairs": dataclasses.replace(DATA, eos_id=2)}, r"system\.begin_id None, system\.end_id 1: the tokenizer of pairs has None and 2"),

@@ -45,6 +45,9 @@ class Config:
     added: Literal["image_first", "end_first"] = "image_first"
     """Which of the added tokens comes right after the vocabulary: that of images, or the end of a chunk. In Idefics the token around images
     is the first one."""
+    tokens: int = 0
+    """Tokens of the tokenizer, where the language model's table has more rows, such as OPT's 50,272 for 50,265: the others stay as they are
+    and are never generated. 0: as many as rows."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Subtracted from RGB values in [0, 1]; as the image tower was trained with."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -56,6 +59,9 @@ class Config:
             raise InputError(f"every {self.every}: from 1 to the {self.lm.depth} blocks of the language model")
         if not 0 <= self.offset < self.every:
             raise InputError(f"offset {self.offset}: from 0 to every - 1, which is {self.every - 1}")
+
+        if not 0 <= self.tokens <= self.lm.vocab_size:
+            raise InputError(f"tokens {self.tokens}: from 0 to lm.vocab_size {self.lm.vocab_size}, the rows of the language model's table")
 
     @property
     def image_id(self) -> int:
@@ -283,4 +289,6 @@ class Flamingo(nnx.Module):
 
     def _next(self, hidden):
         """Logits of what may be generated."""
-        return self.logits(self.lm.norm(hidden)).at[:, self.config.image_id].set(-jnp.inf)
+        config, number = self.config, jnp.arange(self.config.lm.vocab_size + ADDED)
+        unknown = (number >= (config.tokens or config.lm.vocab_size)) & (number < config.lm.vocab_size)
+        return jnp.where(unknown | (number == config.image_id), -jnp.inf, self.logits(self.lm.norm(hidden)))

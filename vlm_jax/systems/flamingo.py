@@ -92,7 +92,7 @@ class Flamingo(flamingo.Config, base.System):
         if "images" in stream:
             return Texts(
                 pixels=stream["images"][:, :, None],
-                tokens=stream["tokens"],
+                tokens=self._numbered(stream["tokens"]),
                 index=stream["image_index"],
                 positions=stream["positions"],
                 segments=(stream["segments"], stream["image_segments"]),
@@ -102,6 +102,11 @@ class Flamingo(flamingo.Config, base.System):
         tokens, weights = self._after_image(stream["tokens"])
         index = jnp.cumsum(tokens == self.image_id, axis=1, dtype=jnp.int32)
         return Texts(pixels=images, tokens=tokens, index=index, positions=None, segments=None, weights=_following(weights))
+
+    def _numbered(self, tokens: Int[Array, "b t"]) -> Int[Array, "b t"]:
+        """Pages with the model's numbers of the added tokens; those of the stream follow the tokenizer's, the image's first."""
+        count = self.tokens or self.lm.vocab_size
+        return jnp.where(tokens < count, tokens, jnp.where(tokens == count, self.image_id, self.chunk_end_id))
 
     def _after_image(self, tokens: Int[Array, "b t"]) -> tuple[Int[Array, "b u"], Float[Array, "b u"]]:
         """[begin] <image> text <chunk end>, u = t + 1, and which of them are to be predicted."""
@@ -132,10 +137,13 @@ class Flamingo(flamingo.Config, base.System):
                 raise InputError(
                     f"data stream {name}: system.weights has {', '.join(self.weights) or 'none'}; give the stream a weight in the recipe"
                 )
-            if stream.vocab_size != self.lm.vocab_size:
+            known = self.tokens or self.lm.vocab_size
+            if stream.vocab_size != known:
+                rows = f", or --system.tokens {stream.vocab_size} where its table has more rows" if stream.vocab_size < known else ""
+                field = "tokens" if self.tokens else "lm.vocab_size"
                 raise InputError(
-                    f"system.lm.vocab_size {self.lm.vocab_size} is not the {stream.vocab_size} of the tokenizer of {name}, after which "
-                    f"the tokens of images come: set --system.lm.vocab-size {stream.vocab_size}, or take the language model's tokenizer"
+                    f"system.{field} {known} is not the {stream.vocab_size} of the tokenizer of {name}, after which those of images come: "
+                    f"take the language model's tokenizer, or set --system.lm.vocab-size {stream.vocab_size}{rows}"
                 )
             paired = stream.image_id is None
             if stream.length + paired > self.lm.length:

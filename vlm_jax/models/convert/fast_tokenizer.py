@@ -69,7 +69,7 @@ def _of_sentencepiece(source: Path) -> tokenizers.Tokenizer:
         raise InputError(f"tokenizer {source}: it marks spaces otherwise than before words, which tokenizer.json cannot express")
     own = [piece.piece for piece in proto.pieces if piece.type == _USER]
     if own:
-        raise InputError(f"tokenizer {source}: its symbol {own[0]!r} is a text's own, which tokenizer.json would part from what is around it")
+        raise InputError(f"tokenizer {source}: its symbol {own[0]!r} is a text's own, and tokenizer.json would part it from its spaces")
     steps: list[Any] = [normalizers.Precompiled(rules.precompiled_charsmap)] if rules.precompiled_charsmap else []
     if rules.remove_extra_whitespaces:
         steps += [normalizers.Replace(tokenizers.Regex("^ +| +$"), ""), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]

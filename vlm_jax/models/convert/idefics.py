@@ -262,7 +262,7 @@ def _token(config: Mapping[str, Any], name: str, default: int) -> int | None:
 def _plain(config: flamingo.Config) -> flamingo.Config:
     """With what makes no difference as it is read."""
     visual = config.resampler if config.resampler.frames else dataclasses.replace(config.resampler, interpolation="align_corners")
-    return dataclasses.replace(config, lm=decoders.plain(config.lm), resampler=visual)
+    return dataclasses.replace(config, lm=decoders.plain(config.lm), resampler=visual, tokens=0)
 
 
 def _preprocessing(theirs: Any, size: int, notes: list[str]) -> layout.Preprocessing:
