@@ -94,7 +94,7 @@ def test_pages_number_added_tokens_after_the_tokenizer_and_the_model_after_its_r
     stream["tokens"] = np.where(stream["tokens"] < 30, stream["tokens"], stream["tokens"] - 30 + own)
     first, second = (IMAGE, END) if added == "image_first" else (END, IMAGE)
     assert system.texts(stream).tokens[0].tolist() == [4, 5, first, 6, second, first, 7, second]
-    with pytest.raises(InputError, match=r"not the 29 of the tokenizer of pages: .*--system\.lm\.vocab-size 29"):
+    with pytest.raises(InputError, match=r"not the 29 of the tokenizer of pages, .*--system\.lm\.vocab-size 29"):
         system.check({"pages": dataclasses.replace(pages["pages"], vocab_size=29)})
 
 
