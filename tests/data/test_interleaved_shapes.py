@@ -26,7 +26,7 @@ def test_a_word_stands_for_one_value_of_one_attribute_and_only_on_its_page():
     meanings = {}
     for seed in range(60):
         told = pages.words(np.random.default_rng(seed), 6, tuple(pages.ATTRIBUTES)[seed % 4], pages.WORDS)
-        named = [text.removeprefix("Output: ") for _, text in told]
+        named = [word for _, word in told]
         facts = [vars(scene.objects[0]) | {"background": scene.background} for scene, _ in told]
 
         def tells(name, named=named, facts=facts):
@@ -47,8 +47,11 @@ def test_a_told_page_says_in_words_what_its_texts_are_about():
         kind, text = pages.told("told_pages", index)
         kinds.add(kind)
         parts = text.removesuffix(".").split(". ")
-        assert 8 <= len(parts) <= 24 and pages.told("told_pages", index) == (kind, text)
-        pairs = list(zip(parts[::2], parts[1::2], strict=True))
+        assert pages.told("told_pages", index) == (kind, text)
+        pairs = [part.rsplit(" ", 1) for part in parts]
+        if "Output: " in text or "Answer: " in text:
+            pairs = list(zip(parts[::2], parts[1::2], strict=True))
+        assert 4 <= len(pairs) <= 12
         if kind == "captions":
             for description, caption in pairs:
                 said, told = (shapes.parse(part.removeprefix("Output: ")) for part in (description, caption))

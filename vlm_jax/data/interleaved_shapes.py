@@ -10,11 +10,13 @@ A page shows four to eight scenes, each followed by its text, and has one of thr
 On pages of words two or three values of one attribute (colour, shape, texture or background) have invented words, drawn anew for every
 page: what a word means can only be learned from the scenes before. `WORDS` occur in training; `NEW_WORDS` never do.
 
-A told page has up to twelve scenes, and in place of an image its caption, or on pages of words a few words for what is to be seen:
+A told page has up to twelve scenes, and in place of an image its caption, or on pages of words a few words for what is to be seen, with
+the text in full or with the word alone:
 
     red circle on grey. Output: dax. blue circle on grey. Output: wug. red star on white. Output: dax.
+    striped toma. dotted sarn. dotted sarn.
 
-Every other told page of words has words of its own, and so none can be learned by heart.
+Every other told page of words has words of its own, so that they cannot be learned by heart.
 """
 
 import hashlib
@@ -43,9 +45,11 @@ ATTRIBUTES = {
     "texture": tuple(shapes.TEXTURES),
     "background": tuple(shapes.BACKGROUNDS),
 }
-SHARES_OF_WORDS = {"pages": 0.5, "told_pages": 0.7}
+SHARES_OF_WORDS = {"pages": 0.5, "told_pages": 0.8}
 """Of pages; the others are captions and questions in equal parts."""
 _FACTS = ("size", "texture", "colour", "shape", "background")
+_SHARES_OF_FACTS = (0.4, 0.2, 0.2, 0.1, 0.1)
+"""Of told pages of words, by how many facts they tell beside the one that counts."""
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
@@ -90,7 +94,7 @@ def chunks(split: str, index: int) -> tuple[str, list[tuple[shapes.Scene, str]]]
     count = int(rng.integers(4, 9))
     kind = _kind(rng, SHARES_OF_WORDS["pages"])
     if kind == "words":
-        return kind, words(rng, count, _attribute(rng), WORDS)
+        return kind, [(scene, f"Output: {word}") for scene, word in words(rng, count, _attribute(rng), WORDS)]
     return kind, [_told(rng, kind) for _ in range(count)]
 
 
@@ -102,20 +106,23 @@ def told(split: str, index: int) -> tuple[str, str]:
     if kind == "words":
         attribute = _attribute(rng)
         known = WORDS if rng.random() < 0.5 else _invented(rng, 3)
-        named = [fact for fact in _FACTS if fact == attribute or rng.random() < 0.5]
-        parts = [(seen(scene, named), text) for scene, text in words(rng, count, attribute, known)]
+        beside = rng.permutation([fact for fact in _FACTS if fact != attribute])[: rng.choice(5, p=_SHARES_OF_FACTS)].tolist()
+        named = [attribute, *beside]
+        joint = ". Output: " if rng.random() < 0.5 else " "
+        parts = [seen(scene, named) + joint + word for scene, word in words(rng, count, attribute, known)]
     else:
-        parts = [(shapes.captions(rng, scene, 1, detail=1.0)[0], text) for scene, text in (_told(rng, kind) for _ in range(count))]
-    return kind, " ".join(f"{part}." for pair in parts for part in pair)
+        several = (_told(rng, kind) for _ in range(count))
+        parts = [f"{shapes.captions(rng, scene, 1, detail=1.0)[0]}. {text}" for scene, text in several]
+    return kind, " ".join(f"{part}." for part in parts)
 
 
 def words(rng: np.random.Generator, count: int, attribute: str, known: Sequence[str]) -> list[tuple[shapes.Scene, str]]:
-    """Scenes with the word of one attribute's value; values and words are drawn for all of them together."""
+    """Scenes, each with the word of its value of an attribute; values and words are drawn for all of them together."""
     ways = int(rng.integers(2, 4))
     values = rng.permutation(ATTRIBUTES[attribute])[:ways].tolist()
     named = rng.permutation(known)[:ways].tolist()
     order = [int(rng.integers(ways)) for _ in range(count)]
-    return [(having(rng, attribute, values[i]), f"Output: {named[i]}") for i in order]
+    return [(having(rng, attribute, values[i]), named[i]) for i in order]
 
 
 def seen(scene: shapes.Scene, facts: Sequence[str]) -> str:
