@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlm_jax import config as configs
-from vlm_jax import convert, evaluate, image_tower, imported, plan, run, train
+from vlm_jax import convert, decoder, evaluate, image_tower, imported, plan, run, train
 from vlm_jax.evaluation import caption_scores
 from vlm_jax.training import checkpoint
 
@@ -195,7 +195,8 @@ class Checker:
                 raise Parsed
 
         self.monkeypatch.setattr(imported, "load", load)
-        self.monkeypatch.setattr(image_tower, "export", load)
+        for part in (image_tower, decoder):
+            self.monkeypatch.setattr(part, "export", load)
         self.monkeypatch.setattr(imported, "check_target", lambda target: None)
         with pytest.raises(Parsed):
             convert.main(arguments)
