@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_jax.config import Config, load_recipe
+from vlm_jax.evaluation import fast_binding
 from vlm_jax.models import vit
 
 
@@ -22,7 +23,12 @@ def config() -> Config:
     transform = dataclasses.replace(streams["pages"].image, size=32)
     data = {name: dataclasses.replace(stream, image=transform) for name, stream in streams.items()}
     small: dict[str, Any] = {"support": 16, "limit": 8, "shots": (0, 2)}
-    evaluators = {name: dataclasses.replace(evaluator, **small) for name, evaluator in shapes.evaluators.items()}
+    bound: dict[str, Any] = {"limit": 0, "labels": ("scene.background",), "episodes": 8, "shots": (0, 2)}
+    evaluators = {
+        name: dataclasses.replace(evaluator, **(bound if isinstance(evaluator, fast_binding.FastBinding) else small))
+        for name, evaluator in shapes.evaluators.items()
+        if "similar" not in name
+    }
     return dataclasses.replace(
-        shapes, workdir="", steps=2, batch_size=8, log_every=1, eval_every=0, system=system, data=data, evaluators=evaluators
+        shapes, workdir="", init_from=(), steps=2, batch_size=8, log_every=1, eval_every=0, system=system, data=data, evaluators=evaluators
     )

@@ -22,6 +22,8 @@ def test_a_run_trains_on_pages_and_pairs_and_is_asked_after_examples(tiny_world,
         asked = shots if name == "trained-pairs" else val
         flags += [f"--evaluators.{name}.train", shots, f"--evaluators.{name}.data", asked]
     flags += ["--evaluators.trained-pairs.classes", f"{tiny_world}/classes.json"]
+    for name in ("words", "new-words"):
+        flags += [f"--evaluators.{name}.data", f"{tiny_world}/trained_pairs-*.array_record"]
     assert train.main([RECIPE, *flags, "--workdir", str(workdir)]) == 0
 
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -35,5 +37,6 @@ def test_a_run_trains_on_pages_and_pairs_and_is_asked_after_examples(tiny_world,
     assert results["captions"]["metrics"].keys() >= {"objects_accuracy@0_shots", "objects_accuracy@2_shots", "cider_d@2_shots"}
     assert 0 <= results["questions"]["metrics"]["accuracy@2_shots"] <= 1
     assert results["trained_pairs"]["chance"]["acc1@2_shots"] > 0
+    assert results["new_words"]["metrics"].keys() == {f"{name}@{k}_shots" for name in ("acc1", "acc1_shuffled") for k in (0, 2)}
     page = (workdir / "report.html").read_text()
     assert "&lt;image&gt;Question: " in page and "&lt;EOC&gt;" in page

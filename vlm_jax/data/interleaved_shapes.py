@@ -10,19 +10,18 @@ A page shows four to eight scenes, each followed by its text, and has one of thr
 On pages of words two or three values of one attribute (colour, shape, texture or background) have invented words, drawn anew for every
 page: what a word means can only be learned from the scenes before. `WORDS` occur in training; `NEW_WORDS` never do.
 
-A told page has up to twelve scenes, and in place of an image its caption, or on pages of words a few words for what is to be seen, with
-the text in full or with the word alone:
+A told page has a caption in place of each image, or on pages of words a few words for what is to be seen. There are lists besides, of three
+to eight words for values of any attributes. Before a word stands `Output:` or nothing, and every other told page of words and every other
+list has words of its own, so that they cannot be learned by heart:
 
     red circle on grey. Output: dax. blue circle on grey. Output: wug. red star on white. Output: dax.
-    striped toma. dotted sarn. dotted sarn.
-
-Every other told page of words has words of its own, so that they cannot be learned by heart.
+    striped toma. red sarn. circle dax. red sarn. striped toma.
 """
 
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +44,9 @@ ATTRIBUTES = {
     "texture": tuple(shapes.TEXTURES),
     "background": tuple(shapes.BACKGROUNDS),
 }
-SHARES_OF_WORDS = {"pages": 0.5, "told_pages": 0.8}
-"""Of pages; the others are captions and questions in equal parts."""
+SHARES = {"words": 0.5, "captions": 0.25, "questions": 0.25}
+TOLD_SHARES = {"words": 0.4, "lists": 0.4, "captions": 0.1, "questions": 0.1}
+"""Of pages by kind."""
 _FACTS = ("size", "texture", "colour", "shape", "background")
 _SHARES_OF_FACTS = (0.4, 0.2, 0.2, 0.1, 0.1)
 """Of told pages of words, by how many facts they tell beside the one that counts."""
@@ -92,7 +92,7 @@ def chunks(split: str, index: int) -> tuple[str, list[tuple[shapes.Scene, str]]]
     """The kind of a page, and its scenes with their texts."""
     rng = shapes.generator(0, split, index)
     count = int(rng.integers(4, 9))
-    kind = _kind(rng, SHARES_OF_WORDS["pages"])
+    kind = _kind(rng, SHARES)
     if kind == "words":
         return kind, [(scene, f"Output: {word}") for scene, word in words(rng, count, _attribute(rng), WORDS)]
     return kind, [_told(rng, kind) for _ in range(count)]
@@ -102,14 +102,12 @@ def told(split: str, index: int) -> tuple[str, str]:
     """The kind of a told page, and its text."""
     rng = shapes.generator(0, split, index)
     count = int(rng.integers(4, 13))
-    kind = _kind(rng, SHARES_OF_WORDS["told_pages"])
-    if kind == "words":
-        attribute = _attribute(rng)
-        known = WORDS if rng.random() < 0.5 else _invented(rng, 3)
-        beside = rng.permutation([fact for fact in _FACTS if fact != attribute])[: rng.choice(5, p=_SHARES_OF_FACTS)].tolist()
-        named = [attribute, *beside]
+    kind = _kind(rng, TOLD_SHARES)
+    if kind in ("words", "lists"):
+        known = rng.permutation(WORDS).tolist() if rng.random() < 0.5 else _invented(rng, 8)
+        bound = _list(rng, 2 * count, known[:8]) if kind == "lists" else _described(rng, count, known)
         joint = ". Output: " if rng.random() < 0.5 else " "
-        parts = [seen(scene, named) + joint + word for scene, word in words(rng, count, attribute, known)]
+        parts = [description + joint + word for description, word in bound]
     else:
         several = (_told(rng, kind) for _ in range(count))
         parts = [f"{shapes.captions(rng, scene, 1, detail=1.0)[0]}. {text}" for scene, text in several]
@@ -139,10 +137,8 @@ def having(rng: np.random.Generator, attribute: str, value: str) -> shapes.Scene
             return scene
 
 
-def _kind(rng: np.random.Generator, share_of_words: float) -> str:
-    if rng.random() < share_of_words:
-        return "words"
-    return "captions" if rng.random() < 0.5 else "questions"
+def _kind(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
+    return list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
 
 
 def _attribute(rng: np.random.Generator) -> str:
@@ -158,6 +154,20 @@ def _invented(rng: np.random.Generator, count: int) -> list[str]:
         if word not in (*made, *WORDS, *NEW_WORDS, *shapes.COLOURS):
             made.append(word)
     return made
+
+
+def _described(rng: np.random.Generator, count: int, known: Sequence[str]) -> list[tuple[str, str]]:
+    """What is to be seen on a page of words, each with its word; other facts than the one that counts may be told with it."""
+    attribute = _attribute(rng)
+    beside = rng.permutation([fact for fact in _FACTS if fact != attribute])[: rng.choice(5, p=_SHARES_OF_FACTS)].tolist()
+    return [(seen(scene, [attribute, *beside]), word) for scene, word in words(rng, count, attribute, known)]
+
+
+def _list(rng: np.random.Generator, count: int, known: Sequence[str]) -> list[tuple[str, str]]:
+    """Values of any attributes, each with a word of its own, again and again."""
+    values = rng.permutation([f"on {value}" if name == "background" else value for name, of in ATTRIBUTES.items() for value in of])
+    entries = list(zip(values.tolist(), known, strict=False))[: int(rng.integers(3, len(known) + 1))]
+    return [entries[int(rng.integers(len(entries)))] for _ in range(count)]
 
 
 def _texts() -> Iterator[str]:
