@@ -10,7 +10,7 @@ from tests import vocabulary_file
 from tests.models import reference
 from tests.models.convert.test_decoders import TINY, Golden
 from vlm_jax import config as configs
-from vlm_jax import convert, decoder
+from vlm_jax import convert, decoder, evaluate
 from vlm_jax.data import text as texts
 from vlm_jax.data import texts as streams
 from vlm_jax.data import vocabulary
@@ -79,10 +79,54 @@ def test_a_tokenizer_that_transformers_cannot_have_is_left_out_and_said(tmp_path
     assert decoder.write_tokenizer(texts.Tokenizer(""), tmp_path / "out", rows=1) == ({}, ("no tokenizer is written: there is none",))
 
 
+@pytest.fixture
+def theirs(tmp_path, monkeypatch):
+    """A GPT-2 with a vocabulary of bytes in its two files; returns the folder and what its weights are here."""
+    monkeypatch.setenv("VLM_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(TINY, vocab_size=270, length=32)
+    made, content = decoders.write(config)
+    ours = {path: reference.fill(path, x.shape).astype(np.float32) for path, x in made.like().items()}
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    files.write_safetensors(folder / "model.safetensors", made.to_theirs(ours), format="pt")
+    files.write_json(folder / "config.json", content)
+    trained = tokenizers.ByteLevelBPETokenizer()
+    trained.train_from_iterator(["two cats and a red bird"] * 9, vocab_size=266, special_tokens=["<|endoftext|>"], show_progress=False)
+    trained.save_model(str(folder))
+    files.write_json(folder / "tokenizer_config.json", {"add_bos_token": True, "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"})
+    return folder, config, ours
+
+
+def test_a_language_model_of_others_is_a_checkpoint_with_a_perplexity(theirs, tmp_path, capsys):
+    folder, config, ours = theirs
+    text = "two red birds and a cat"
+    (tmp_path / "held_out.txt").write_text(text)
+    data = ["--evaluators.perplexity.data", str(tmp_path / "held_out.txt"), "--evaluators.perplexity.examples", "0"]
+    assert evaluate.main(["--checkpoint", f"hf:{folder}", *data]) == 0
+    assert "--init-from 'lm/ <- hf:DIR' and --system.lm.vocab-size 270" in capsys.readouterr().out
+    (file,) = (tmp_path / "evaluation").glob("*/evaluation.json")
+    (record,) = json.loads(file.read_text())
+    there = tokenizers.ByteLevelBPETokenizer.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    ids = np.array([[0, *there.encode(text).ids, 0]])
+    model = reference.build(config, tree.unflatten({path: jnp.asarray(x) for path, x in ours.items()}))
+    want = -float(model.log_likelihood(jnp.asarray(ids), jnp.ones(ids.shape, bool))[0]) / (ids.size - 1)
+    np.testing.assert_allclose(record["metrics"]["token_perplexity"], np.exp(want), rtol=1e-4)
+
+    assert convert.main([str(folder), str(tmp_path / "ours"), "--to", "vlm_jax"]) == 0
+    assert convert.main([str(tmp_path / "ours"), str(tmp_path / "out"), "--to", "hf", "--part", "lm"]) == 0
+    want, have = (files.read(place / "model.safetensors") for place in (folder, tmp_path / "out"))
+    assert want.keys() == have.keys() and all(np.array_equal(x, have[key]) for key, x in want.items())
+    made = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert made.encode(text).ids == ids[0, :-1].tolist()
+
+
 def test_what_is_no_language_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(InputError, match="neither a run of ours nor a directory with a language model"):
+    with pytest.raises(InputError, match="no file of weights"):
         decoder.export(str(tmp_path), tmp_path / "out")
+    with pytest.raises(InputError, match="checkpoint hf:nowhere: no such file"):
+        decoder.export("hf:nowhere", tmp_path / "out")
     with pytest.raises(InputError, match="a language model alone is written for transformers"):
         convert.main([str(tmp_path), str(tmp_path / "out"), "--to", "open_clip", "--part", "lm"])
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,6 @@ SOURCE is a run or checkpoint of ours, or a directory or file of Hugging Face tr
 
 import argparse
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,12 +84,7 @@ def export(source: imported.Source, target: Path, to: str) -> tuple[str, ...]:
 
 def _write_tokenizer(source: imported.Source, target: Path) -> list[str]:
     """Writes what transformers can do, and returns what to say where it cannot."""
-    tokenizer: Any = next(iter(source.config.streams.values())).tokenizer
-    with tempfile.TemporaryDirectory() as folder:
-        if source.vocabulary is not None:
-            file = Path(folder) / f"vocabulary{source.vocabulary.suffix}"
-            file.write_bytes(source.vocabulary.content)
-            tokenizer = dataclasses.replace(tokenizer, path=str(file))
+    with source.tokenizer() as tokenizer:
         if not tokenizer.path:
             return []
         system: Any = source.config.system

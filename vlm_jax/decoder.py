@@ -1,6 +1,5 @@
 """Language models alone, as transformers takes them: out of a run, such as that of configs/lm_text.py, or of its own directories."""
 
-import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,36 +32,30 @@ _FILES = (
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """A language model of any origin."""
-
-    config: lm.Config
-    params: dict[str, np.ndarray]
-    facts: dict[str, Any]
-    """For a card."""
-    texts: tokenizers.Tokenizer | Path
-    """The tokenizer of a run, or the directory of transformers where one may lie."""
-
-
 def export(path: str, target: Path, *, allow: Sequence[str] = (), weights: str = "auto") -> tuple[int, tuple[str, ...]]:
     """Writes the language model of a run, with its tokenizer, as a directory of transformers; returns its number of parameters, and notes.
 
     Raises:
       InputError: there is none, or no class of transformers holds it; nothing is written then.
     """
-    found = _of_any(path, allow, weights)
-    made, content = decoders.write(found.config)
-    arrays = made.to_theirs(found.params)
+    source, origin = imported.load(path, allow=allow, weights=weights), imported.foreign(path) or Path(path)
+    config = getattr(source.config.system, "lm", None)
+    if not isinstance(config, lm.Config):
+        raise InputError(f"source {path}: system {type(source.config.system).__name__} has no language model")
+    made, content = decoders.write(config)
+    variables = tree.flatten(source.variables)
+    arrays = made.to_theirs({name.removeprefix("lm/"): np.asarray(x) for name, x in variables.items() if name.startswith("lm/")})
     target.mkdir(parents=True, exist_ok=True)
     files.write_safetensors(target / "model.safetensors", arrays, format="pt")
-    if isinstance(found.texts, Path):
-        ids, notes = _hand_on(found.texts, target), ()
+    if decoders.describes(origin):
+        ids, notes = _hand_on(origin if origin.is_dir() else origin.parent, target), ()
     else:
-        ids, notes = write_tokenizer(found.texts, target, rows=found.config.vocab_size)
+        with source.tokenizer() as tokenizer:
+            ids, notes = write_tokenizer(tokenizer, target, rows=config.vocab_size)
     files.write_json(target / "config.json", content | ids)
+    facts = {name: fact for name, fact in imported.facts_of(source).items() if name != "image size"}
     text = card.text(
-        target.name, library="transformers", usage=_USAGE, facts=found.facts, results=(), notes=notes, limits=_LIMITS, kind="language model"
+        target.name, library="transformers", usage=_USAGE, facts=facts, results=(), notes=notes, limits=_LIMITS, kind="language model"
     )
     whole.write_text(target / "README.md", text)
     return sum(x.size for x in arrays.values()), notes
@@ -104,21 +97,3 @@ def _hand_on(origin: Path, target: Path) -> dict[str, Any]:
             shutil.copyfile(origin / name, target / name)
     theirs = files.read_json(origin / "config.json", "configuration")
     return {name: theirs[name] for name in _IDS if name in theirs}
-
-
-def _of_any(path: str, allow: Sequence[str], weights: str) -> _Found:
-    if not imported.is_ours(Path(path)):
-        origin = imported.foreign(path) or Path(path)
-        if not decoders.describes(origin):
-            raise InputError(f"source {path}: neither a run of ours nor a directory with a language model of transformers")
-        config, params = decoders.load(origin, allow=allow)
-        return _Found(config, params, {"weights": str(origin)}, origin if origin.is_dir() else origin.parent)
-    source = imported.load(path, weights=weights)
-    system: Any = source.config.system
-    config = getattr(system, "lm", None)
-    if not isinstance(config, lm.Config):
-        raise InputError(f"source {path}: system {type(system).__name__} has no language model")
-    variables = tree.flatten(source.variables)
-    params = {name.removeprefix("lm/"): np.asarray(x) for name, x in variables.items() if name.startswith("lm/")}
-    facts = {"system": type(system).__name__, "steps": source.step, "batch size": source.config.batch_size}
-    return _Found(config, params, facts, next(iter(source.config.streams.values())).tokenizer)

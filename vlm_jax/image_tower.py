@@ -13,7 +13,7 @@ from vlm_jax import files as whole
 from vlm_jax import imported
 from vlm_jax.errors import InputError
 from vlm_jax.models import vit
-from vlm_jax.models.convert import card, decoders, files, hugging_face, layout, pretrained
+from vlm_jax.models.convert import card, files, hugging_face, layout, pretrained
 from vlm_jax.training import tree
 
 _PREPARED = {"mean": "--system.mean", "std": "--system.std", "resize": "--data.image.resize", "interpolation": "--data.image.interpolation"}
@@ -49,9 +49,6 @@ def weights_of_others(path: str, assumed_size: int | None = None) -> Weights | N
     origin = imported.foreign(path)
     if origin is None:
         return None
-    if decoders.describes(origin):
-        _, params = decoders.load(origin)
-        return Weights({f"lm/{name}": jnp.asarray(x) for name, x in params.items()}, None)
     found = pretrained.load(origin, assumed_size=assumed_size)
     return Weights({name: jnp.asarray(x) for name, x in found.params.items()}, found.layout.preprocessing)
 
@@ -109,7 +106,7 @@ def _of_any(
         facts, notes = imported.facts_of(source), source.notes
     else:
         found = pretrained.load(imported.foreign(path) or path, allow=allow, image_size=image_size)
-        tower, seen = found.layout.image, found.layout.preprocessing
+        tower, seen = getattr(found.layout, "image", None), found.layout.preprocessing
         params = {name: x for name, x in found.params.items() if name.startswith(("image/", "heads/"))}
         facts, notes = {"weights": found.source}, found.layout.notes
     if not isinstance(tower, vit.Config) or seen is None:

@@ -22,13 +22,13 @@ from flax import nnx
 import vlm_jax
 from vlm_jax import config as configs
 from vlm_jax import files
-from vlm_jax.data import images, pipeline, tar_index
+from vlm_jax.data import images, pipeline, tar_index, texts
 from vlm_jax.data import text as tokenizers
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import retrieval
-from vlm_jax.models.convert import card, idefics, layout, pretrained, vocabularies
+from vlm_jax.evaluation import perplexity, retrieval
+from vlm_jax.models.convert import card, decoders, idefics, layout, pretrained, vocabularies
 from vlm_jax.models.convert import files as weight_files
-from vlm_jax.systems import clip, coca, flamingo, siglip, two_tower
+from vlm_jax.systems import base, clip, coca, flamingo, language_model, siglip, two_tower
 from vlm_jax.training import checkpoint, sharding, tree
 from vlm_jax.training import state as states
 
@@ -38,7 +38,7 @@ _USAGE = {
     "idefics": "from transformers import IdeficsForVisionText2Text\n\nmodel = IdeficsForVisionText2Text.from_pretrained(folder)",
     "open_clip": "import open_clip\n\nmodel, preprocess = open_clip.create_model_from_pretrained('local-dir:' + folder)",
 }
-_LIBRARIES = {"hf": "transformers", "open_clip": "open_clip"}
+_LIBRARIES = {"hf": "transformers", "idefics": "transformers", "open_clip": "open_clip"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,18 @@ class Source:
     """Of foreign weights; ours is in `config`."""
     results: tuple[Mapping[str, Any], ...] = ()
     """Records of evaluation.json."""
+
+    @contextlib.contextmanager
+    def tokenizer(self) -> Iterator[tokenizers.Tokenizer]:
+        """That of the first stream, with its vocabulary in a file while the context lasts; its path is empty where there is none."""
+        own: Any = next(iter(self.config.streams.values())).tokenizer
+        if self.vocabulary is None:
+            yield own
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"vocabulary{self.vocabulary.suffix}"
+            file.write_bytes(self.vocabulary.content)
+            yield dataclasses.replace(own, path=str(file))
 
 
 def resolve(path: str) -> str:
@@ -174,42 +186,39 @@ def _load_foreign(path: str, allow: Sequence[str], image_size: int | None, token
         params |= {name: np.asarray(fresh[name]) for name in found.missing}
         notes.append(f"freshly initialised, as allowed: {', '.join(found.missing)}")
     vocabulary = None if tokenizer else vocabularies.read(Path(found.source).parent, found.layout.family)
-    if vocabulary is not None and isinstance(system, flamingo.Flamingo):
-        vocabulary = vocabularies.without_added(vocabulary, system.lm.vocab_size)
+    if vocabulary is not None and not isinstance(system, two_tower.TwoTower):
+        vocabulary = vocabularies.without_added(vocabulary, _texts(system).vocab_size)
     if vocabulary is None and not tokenizer:
         notes.append("no vocabulary that is read lies beside the weights: give --tokenizer, or --data.tokenizer.path to evaluate")
-    seen = found.layout.preprocessing
-    config = configs.Config(
-        batch_size=64,
-        system=system,
-        data=pipeline.Pairs(
-            train="",
-            val="",
-            tokenizer=_tokenizer(vocabulary, tokenizer, _texts(system).length - isinstance(system, flamingo.Flamingo), found.layout.family),
-            image=images.Transform(
-                size=seen.size, resize=seen.resize, resize_to=seen.resize_to, fill=seen.fill, interpolation=seen.interpolation
-            ),
-        ),
-        evaluators={} if isinstance(system, flamingo.Flamingo) else {"retrieval": retrieval.Retrieval()},
-    )
+    length = _texts(system).length - isinstance(system, flamingo.Flamingo)  # there is room for the token of an image
+    loaded, seen = _tokenizer(vocabulary, tokenizer, length, found.layout.family), found.layout.preprocessing
+    if seen is None:
+        data, evaluators = texts.Texts(train="", val="", tokenizer=loaded), {"perplexity": perplexity.Perplexity()}
+    else:
+        transform = {name: getattr(seen, name) for name in ("size", "resize", "resize_to", "fill", "interpolation")}
+        data = pipeline.Pairs(train="", val="", tokenizer=loaded, image=images.Transform(**transform))
+        evaluators = {} if isinstance(system, flamingo.Flamingo) else {"retrieval": retrieval.Retrieval()}
+    config = configs.Config(batch_size=64, system=system, data=data, evaluators=evaluators)
     return Source(config, tree.unflatten(params), 0, tuple(notes), vocabulary)
 
 
 def _tokenizer(vocabulary: vocabularies.Vocabulary | None, path: str, length: int, family: str) -> tokenizers.Tokenizer:
     pad: Any = "eos" if vocabulary is None else vocabulary.pad
-    pad = {"coca": "zero", "idefics": "eos"}.get(family, pad)  # CoCa's class token is not to see it, and nothing looks at Idefics'
+    pad = {"coca": "zero", "idefics": "eos", "language": "eos"}.get(family, pad)  # CoCa's class token is not to see it
     if vocabulary is None:
         siglip_texts = family == "siglip"
         return tokenizers.Tokenizer(path, length, pad, "lower" if siglip_texts else "keep", "strip" if siglip_texts else "keep")
     return tokenizers.Tokenizer("", length, pad, vocabulary.case, vocabulary.punctuation, vocabulary.begin, vocabulary.end)
 
 
-def system_of(found: layout.Layout | idefics.Layout) -> two_tower.TwoTower | flamingo.Flamingo:
+def system_of(found: layout.Layout | idefics.Layout | decoders.Layout) -> base.System:
     """The system of an imported model.
 
     Raises:
       InputError: it is an image tower alone, for which there is no system; says what can be done with it.
     """
+    if isinstance(found, decoders.Layout):
+        return language_model.LanguageModel(lm=found.config)
     if isinstance(found, idefics.Layout):
         return flamingo.Flamingo(**vars(found.config), begin_id=found.begin_id, end_id=found.end_id)
     if found.text is None:
@@ -262,10 +271,7 @@ def save(source: Source, target: Path) -> None:
     config: Any = dataclasses.replace(source.config, workdir=str(target))
     states.cast_like(source.variables, tree.flatten(model.params) | tree.flatten(model.buffers))
     if source.vocabulary is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / f"vocabulary{source.vocabulary.suffix}"
-            file.write_bytes(source.vocabulary.content)
-            tokenizer = dataclasses.replace(config.data.tokenizer, path=str(file))
+        with source.tokenizer() as tokenizer:
             _check_tokenizer(tokenizer, _texts(system))
             target.mkdir(parents=True, exist_ok=True)
             tokenizer.keep(target, config.data.stream)
@@ -284,7 +290,7 @@ def save(source: Source, target: Path) -> None:
 
 def _texts(system: Any) -> Any:
     """What reads texts: a tower, or a language model."""
-    return system.lm if isinstance(system, flamingo.Flamingo) else system.text
+    return system.text if isinstance(system, two_tower.TwoTower) else system.lm
 
 
 def _check_tokenizer(tokenizer: tokenizers.Tokenizer, tower: Any) -> None:
@@ -304,22 +310,25 @@ def facts_of(source: Source) -> dict[str, Any]:
     """What a card says of the training."""
     config = source.config
     data: Any = next(iter(config.streams.values()))
-    return {
+    facts = {
         "system": type(config.system).__name__,
         "steps": source.step or "none here: imported",
         "batch size": config.batch_size,
         "data": data.train or "see the source of the weights",
         "seed": config.seed,
         "optimizer": type(config.optimizer).__name__,
-        "image size": data.image.size,
         "text length": data.tokenizer.length,
     }
+    return facts | ({} if isinstance(data, texts.Texts) else {"image size": data.image.size})
 
 
 def card_of(source: Source, name: str, to: str) -> str:
     """The model card of a source, written for another codebase or for us."""
-    seeing = isinstance(source.config.system, flamingo.Flamingo)
-    what = "--suite FILE.py" if seeing else "--evaluators.retrieval.data SHARDS"
-    usage = _USAGE.get("idefics" if to == "hf" and seeing else to, f"python -m vlm_jax.evaluate --checkpoint {name} {what}")
+    system, kind, what = source.config.system, "two towers", "--evaluators.retrieval.data SHARDS"
+    if isinstance(system, flamingo.Flamingo):
+        kind, what, to = "vision-language model", "--suite FILE.py", "idefics" if to == "hf" else to
+    elif isinstance(system, language_model.LanguageModel):
+        kind, what = "language model", "--evaluators.perplexity.data FILE.txt"
+    usage = _USAGE.get(to, f"python -m vlm_jax.evaluate --checkpoint {name} {what}")
     facts = {"library": _LIBRARIES.get(to, "vlm_jax"), "facts": facts_of(source), "results": source.results, "notes": source.notes}
-    return card.text(name, usage=usage, kind="vision-language model" if seeing else "two towers", **facts)
+    return card.text(name, usage=usage, kind=kind, **facts)

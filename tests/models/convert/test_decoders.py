@@ -132,14 +132,16 @@ def test_other_models_are_not_taken_for_language_models(tmp_path):
         decoders.parse({"model_type": "vit"}, {})
 
 
-def test_a_run_starts_from_one_and_two_towers_are_not_made_of_one(oracles, tmp_path):
+def test_a_run_starts_from_one_with_the_flags_that_its_notes_say(oracles, tmp_path):
     golden = Golden(oracles, "llama")
     golden.write(tmp_path)
     found = image_tower.weights_of_others(f"hf:{tmp_path}")
     _, params = decoders.load(tmp_path)
     assert found.leaves.keys() == {f"lm/{path}" for path in params} and found.preprocessing is None
-    with pytest.raises(InputError, match=r"language model alone.*--init-from 'lm/ <- hf:DIR' and .*--system.lm.num-kv-heads 2"):
-        pretrained.load(tmp_path)
+    (said,) = pretrained.load(tmp_path).layout.notes
+    assert "--init-from 'lm/ <- hf:DIR' and --system.lm.vocab-size 64" in said and "--system.lm.num-kv-heads 2" in said
+    with pytest.raises(InputError, match="it has no ViT as image tower"):
+        image_tower.export(f"hf:{tmp_path}", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vlm_jax import decoder
 from vlm_jax.data import text as texts
 from vlm_jax.data import vocabulary
 from vlm_jax.models import generation, lm
-from vlm_jax.models.convert import decoders, files, idefics, layout
+from vlm_jax.models.convert import decoders, files, idefics, layout, vocabularies
 from vlm_jax.training import tree
 
 GPT2 = lm.Config(vocab_size=70, length=24, width=32, depth=3, mlp_dim=48, num_heads=4)
@@ -129,6 +129,23 @@ def test_the_tokenizer_beside_a_model_reads_texts_alike_and_the_model_continues_
         whole = model.generate(torch.tensor(np.asarray(prompt)), max_new_tokens=8, do_sample=False)
     have = run(prompt)[0].tolist()
     assert whole[0, prompt.shape[1] :].tolist() == [token for i, token in enumerate(have) if own.eos_id not in have[:i]]
+
+
+def test_byte_pairs_of_gpt2_are_read_as_transformers_reads_them(torch, tmp_path):  # noqa: F811
+    import tokenizers
+    import transformers
+
+    trained = tokenizers.ByteLevelBPETokenizer()
+    trained.train_from_iterator(["two cats and a red bird"] * 9, vocab_size=290, special_tokens=["<|endoftext|>"], show_progress=False)
+    trained.save_model(str(tmp_path))
+    found = vocabularies.read(tmp_path, "language")
+    (tmp_path / "kept.json").write_bytes(found.content)
+    own = texts.Tokenizer(str(tmp_path / "kept.json"), 24, found.pad, begin=found.begin, end=found.end).load()
+    files.write_json(tmp_path / "config.json", {"model_type": "gpt2"})
+    there = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for sentence in ("two  cats,\nnaïve 東京 🙂", " a red bird", ""):
+        assert there(sentence)["input_ids"] == own.encode(sentence)
+    assert (own.bos_id, own.eos_id) == (None, there.eos_token_id)
 
 
 def test_goldens_are_what_transformers_still_computes(torch, oracles, tmp_path):  # noqa: F811

@@ -6,7 +6,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -122,8 +122,21 @@ _TABLES: Mapping[Family, Table] = {
 class Layout:
     """A language model in the layout of transformers."""
 
+    family: ClassVar = "language"
+    preprocessing: ClassVar = None
     config: lm.Config
     table: Table
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a run needs that starts from it."""
+        given = [field for field in dataclasses.fields(lm.Config) if getattr(self.config, field.name) != field.default]
+        flags = " ".join(f"--system.lm.{field.name.replace('_', '-')} {getattr(self.config, field.name)}" for field in given)
+        return (f"a run starts from it, such as that of configs/lm_text.py, with --init-from 'lm/ <- hf:DIR' and {flags}",)
+
+    def like(self) -> dict[str, Any]:
+        """Shapes and dtypes of our parameters by path."""
+        return layout.parameters(self.config)
 
     def to_ours(self, theirs: Mapping[str, np.ndarray], *, allow: Sequence[str] = ()) -> dict[str, np.ndarray]:
         """Our parameters by path; raises as `mapping.to_ours`, or InputError where a tied head is not the token table."""
@@ -132,7 +145,7 @@ class Layout:
             if name in theirs and not np.array_equal(theirs[name], theirs[_HEAD]):
                 raise InputError(f"weights: {_HEAD} is not {name}, though tie_word_embeddings says so: set it to false in config.json")
             theirs = {name: theirs[_HEAD]} | {key: x for key, x in theirs.items() if key != _HEAD}
-        return mapping.to_ours(self.table, theirs, layout.parameters(self.config), allow=allow, ignore=_IGNORE)
+        return mapping.to_ours(self.table, theirs, self.like(), allow=allow, ignore=_IGNORE)
 
     def to_theirs(self, ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Their arrays by name; raises as `mapping.to_theirs`."""
@@ -141,14 +154,9 @@ class Layout:
 
 def describes(source: str | Path) -> bool:
     """Whether config.json in this directory, or beside this file, is that of such a model."""
-    file = _beside(source)
+    file = (Path(source) if Path(source).is_dir() else Path(source).parent) / "config.json"
     config = files.read_json(file, "configuration") if file.is_file() else None
     return isinstance(config, dict) and config.get("model_type") in get_args(Family)
-
-
-def configuration(source: str | Path) -> lm.Config:
-    """The model of a directory or file, without its parameters; raises as `parse`."""
-    return parse(files.read_json(_beside(source), "configuration"), {}).config
 
 
 def load(source: str | Path, *, allow: Sequence[str] = ()) -> tuple[lm.Config, dict[str, np.ndarray]]:
@@ -205,10 +213,6 @@ def write(config: lm.Config) -> tuple[Layout, dict[str, Any]]:
 def plain(config: lm.Config) -> lm.Config:
     """The configuration with its number of heads of keys and values written out."""
     return dataclasses.replace(config, num_kv_heads=config.num_kv_heads or config.num_heads)
-
-
-def _beside(source: str | Path) -> Path:
-    return (Path(source) if Path(source).is_dir() else Path(source).parent) / "config.json"
 
 
 def _layout(config: lm.Config, kind: Family, prefix: str) -> Layout:

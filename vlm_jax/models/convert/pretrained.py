@@ -14,10 +14,10 @@ from vlm_jax.models.convert import big_vision, decoders, files, hugging_face, id
 class Pretrained:
     """A model of another codebase in our words."""
 
-    layout: layout.Layout | idefics.Layout
+    layout: layout.Layout | idefics.Layout | decoders.Layout
     params: dict[str, np.ndarray]
-    """By our paths: `image/...`, `text/...`, `log_scale`, `bias`, `heads/...`; of Idefics those of `models.flamingo`. Numpy arrays, in the
-    dtypes of our parameters."""
+    """By our paths: `image/...`, `text/...`, `log_scale`, `bias`, `heads/...`; of Idefics those of `models.flamingo`, of a language model
+    `lm/...`. Numpy arrays, in the dtypes of our parameters."""
     source: str
     """The file that was read."""
     dtypes: tuple[str, ...]
@@ -44,14 +44,6 @@ def load(
     path = Path(path)
     if not path.exists():
         raise InputError(f"source {path}: no such file or directory")
-    if decoders.describes(path):
-        config = decoders.configuration(path)
-        given = [field for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
-        flags = " ".join(f"--system.lm.{field.name.replace('_', '-')} {getattr(config, field.name)}" for field in given)
-        raise InputError(
-            f"source {path}: a language model alone, and a checkpoint of two towers is meant. A run starts from it, such as that of "
-            f"configs/lm_text.py, with --init-from 'lm/ <- hf:DIR' and {flags}"
-        )
     file = files.locate(path)
     weights = files.read(file)
     try:
@@ -60,6 +52,8 @@ def load(
             found = big_vision.read(weights, image_size, assumed_size)
         elif (file.parent / open_clip.NAME).is_file():
             found = open_clip.read(file.parent, weights)
+        elif decoders.describes(file.parent):
+            found = decoders.parse(files.read_json(file.parent / "config.json", "configuration"), weights)
         elif idefics.describes(file.parent):
             found = idefics.read(file.parent)
         elif (file.parent / "config.json").is_file():
@@ -69,7 +63,8 @@ def load(
             raise InputError(
                 f"no {open_clip.NAME} or config.json beside it; the weights do not tell heads, activation and preprocessing"
             )
-        params = found.to_ours(weights, allow=allow)
+        prefix = "lm/" if isinstance(found, decoders.Layout) else ""
+        params = {prefix + name: x for name, x in found.to_ours(weights, allow=allow).items()}
     except InputError as error:
         raise InputError(f"source {file}: {error}") from None
     return Pretrained(
@@ -77,5 +72,5 @@ def load(
         params=params,
         source=str(file),
         dtypes=tuple(sorted({str(x.dtype) for x in weights.values()})),
-        missing=tuple(sorted(found.like().keys() - params.keys())),
+        missing=tuple(sorted({prefix + name for name in found.like()} - params.keys())),
     )

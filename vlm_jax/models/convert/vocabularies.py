@@ -38,13 +38,13 @@ def read(folder: Path, family: str) -> Vocabulary | None:
     for it, transformers does not, and neither do we with its directories.
 
     Args:
-      family: "clip", "siglip" or "idefics", which decides what these files leave open.
+      family: "clip", "siglip", "idefics" or "language", which decides what these files leave open.
 
     Raises:
       InputError: a file is damaged.
     """
     config = _config(folder)
-    merges = None if family == "idefics" else _merges(folder)
+    merges = None if family in ("idefics", "language") else _merges(folder)
     if merges is not None:
         return Vocabulary(".txt", merges, _pad(config, "eos" if (folder / "config.json").is_file() else "zero"), "keep", "keep")
     for name in ("spiece.model", "tokenizer.model", "sentencepiece.model"):
@@ -61,6 +61,9 @@ def read(folder: Path, family: str) -> Vocabulary | None:
         begin, end = _begin(config, family, _template(folder)[0]), _name(config, "eos_token") or _template(folder)[1]
         content = (folder / "tokenizer.json").read_bytes()
         return Vocabulary(".json", content, _pad(config, "pad"), *_cleaning(folder, config, family), begin, end)
+    if family == "language" and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        content = _byte_pairs(folder, add_prefix_space=bool(config.get("add_prefix_space")))
+        return Vocabulary(".json", content, "eos", "keep", "keep", _begin(config, family, "none"), _name(config, "eos_token") or "auto")
     return None
 
 
@@ -114,6 +117,17 @@ def write_tokenizer_json(folder: Path, source: Path, *, end: int, pad: int, leng
     config = {"tokenizer_class": "Siglip2Tokenizer", "eos_token": model.id_to_token(end), "pad_token": model.id_to_token(pad)}
     flags = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right", "model_max_length": length}
     files.write_json(folder / "tokenizer_config.json", config | flags)
+
+
+def _byte_pairs(folder: Path, *, add_prefix_space: bool) -> bytes:
+    """A `tokenizer.json` of GPT-2's two files."""
+    try:
+        made = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"tokenizer {folder / 'vocab.json'}, merges.txt: no byte pairs ({error})") from None
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)  # pyright: ignore[reportAttributeAccessIssue]
+    made.decoder = tokenizers.decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    return made.to_str().encode()
 
 
 def _merges(folder: Path) -> bytes | None:
