@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from vlm_jax.data import bad_records, collate, processes
+from vlm_jax.data import bad_records, collate, handover, processes
 
 Batch = dict[str, dict[str, np.ndarray]]
 Fields = dict[str, tuple[tuple[int, ...], str]]
@@ -130,7 +130,7 @@ class BatchIterator(grain.DatasetIterator):
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags in mp_prefetch; we have none
         options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
-        return batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
+        return batches.map(handover.hand_over).mp_prefetch(options, worker_init_fn=_start_worker)
 
     def _stop(self) -> None:
         if self._iterator is not None:
@@ -138,8 +138,9 @@ class BatchIterator(grain.DatasetIterator):
             self._iterator = None
 
 
-def _end_with_parent(worker: int, workers: int) -> None:
+def _start_worker(worker: int, workers: int) -> None:
     processes.end_with_parent()
+    handover.start()
 
 
 class _Batches(grain.MapDataset):
@@ -161,7 +162,7 @@ class _Batches(grain.MapDataset):
             return self.slice(index)
         batch, bad = {}, []
         for name, (examples, size, own) in self._streams.items():
-            batch[name] = collate.stack(_rows(name, examples, index * size, own, bad), len(own))
+            batch[name] = collate.stack(_rows(name, examples, index * size, own, bad), len(own), handover.empty)
         return batch, tuple(bad)
 
 

@@ -1,6 +1,6 @@
 """Collate: one example to the arrays of a batch row, and rows to a batch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -90,10 +90,15 @@ def clips(
     }
 
 
-def stack(rows: Iterable[Mapping[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+def stack(
+    rows: Iterable[Mapping[str, np.ndarray]], count: int, empty: Callable[..., np.ndarray] = np.empty
+) -> dict[str, np.ndarray]:
     """Rows with the same fields, shapes and dtypes to one batch.
 
     Each is copied into the batch as it comes, while the processor's cache holds it and before the next one is made in the same memory.
+
+    Args:
+      empty: from shape and dtype to an array, such as one in shared memory.
 
     Raises:
       ValueError: rows that differ, or fewer than `count` of them.
@@ -103,7 +108,7 @@ def stack(rows: Iterable[Mapping[str, np.ndarray]], count: int) -> dict[str, np.
     number = -1
     for number, row in enumerate(rows):
         if number == 0:
-            batch = {name: np.empty((count, *np.shape(value)), np.asarray(value).dtype) for name, value in row.items()}
+            batch = {name: empty((count, *np.shape(value)), np.asarray(value).dtype) for name, value in row.items()}
         for name, values in batch.items():
             value = np.asarray(row[name])
             if (value.shape, value.dtype) != (values.shape[1:], values.dtype):
