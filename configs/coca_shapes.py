@@ -5,6 +5,11 @@
 The data, the convolutional tower and the steps are those of configs/demo.py; CLIP's text tower gives way to a decoder in two halves. A
 parser of the world's grammar says how many captions of pictures with one object are right in its shape and its colour, of pairs that
 training never showed.
+
+Other than in the paper (Yu et al. 2022): the embedding's pooler looks at the tower's tokens and not at what the first pooler makes of
+them, the caption's loss weighs as much as that of the pairs and not twice as much, and weights decay by 0.5, where the demo has 1e-4.
+With the paper's weights, its cascade and hardly any decay, the decoder learns which shapes go with which colour before it learns to see
+shapes: a quarter of the captions of new pairs are right, and 83 % of the pairs are named.
 """
 
 import dataclasses
@@ -30,11 +35,13 @@ def config() -> Config:
         workdir="",
         system=coca.Coca(
             initial_scale=10.0,
+            caption_weight=1.0,
             image=attentional.Config(
                 tower=convnet.Config(image_size=64, channels=(64, 128), depth=(2, 2)),
                 width=128,
                 num_heads=4,
                 queries=16,
+                pool="parallel",
                 projection_dim=128,
             ),
             text=captioner.Config(
@@ -54,5 +61,6 @@ def config() -> Config:
         data=dataclasses.replace(
             demo.data, tokenizer=tokenizers.Tokenizer("shapes:tokenizer.model", length=LENGTH, begin="</s>")
         ),
+        optimizer=dataclasses.replace(demo.optimizer, weight_decay=0.5),
         evaluators={**demo.evaluators, **captions},
     )
