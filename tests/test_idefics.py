@@ -11,7 +11,7 @@ from tokenizers import models, pre_tokenizers
 
 from tests.models.convert.test_idefics import CONFIG
 from vlm_jax import config as configs
-from vlm_jax import convert, image_tower, imported
+from vlm_jax import convert, evaluate, image_tower, imported
 from vlm_jax.errors import InputError
 from vlm_jax.models.convert import files, idefics
 from vlm_jax.systems import flamingo
@@ -79,3 +79,17 @@ def test_a_run_starts_from_all_of_it_or_from_a_part(theirs):
     weights = image_tower.weights_of_others(f"hf:{theirs}")
     assert weights is not None and isinstance(weights.leaves["resampler/latents"], jnp.ndarray)
     assert json.loads((theirs / "config.json").read_text()) == CONFIG
+
+
+@pytest.mark.slow
+def test_it_is_asked_after_examples(theirs, tiny_world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = f'data="{tiny_world}/val-*.array_record", train="{tiny_world}/train-*.array_record", support=8, limit=4, shots=(0, 2)'
+    (tmp_path / "suite.py").write_text(
+        "from vlm_jax.evaluation import few_shot_captioning\n\n\n"
+        f'def evaluators():\n    return {{"captions": few_shot_captioning.FewShotCaptioning({asked})}}\n'
+    )
+    assert evaluate.main(["--checkpoint", f"hf:{theirs}", "--suite", "suite.py"]) == 0
+    (file,) = (tmp_path / "evaluation").glob("*/evaluation.json")
+    (record,) = json.loads(file.read_text())
+    assert {name.split("@")[1] for name in record["metrics"]} == {"0_shots", "2_shots"}
