@@ -8,7 +8,7 @@ import tokenizers
 
 from tests import vocabulary_file
 from tests.models import reference
-from tests.models.convert.test_decoders import TINY, Golden
+from tests.models.convert.test_decoders import TINY, Golden, load
 from vlm_jax import config as configs
 from vlm_jax import convert, decoder, evaluate
 from vlm_jax.data import text as texts
@@ -61,7 +61,7 @@ def test_the_tokenizer_of_a_run_goes_along(tmp_path, capsys):
     assert f"the tokenizer has {loaded.vocab_size} tokens, of the model's {loaded.vocab_size + 3} rows" in said and "no token" not in said
     made = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     assert made.encode("two red cats").ids == [1, *loaded.encode("two red cats")]
-    config, params = decoders.load(tmp_path / "out")
+    config, params = load(tmp_path / "out")
     assert config.vocab_size == loaded.vocab_size + 3 and all(np.array_equal(params[path], x) for path, x in ours.items())
     content = json.loads((tmp_path / "out" / "config.json").read_text())
     assert [content[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")] == [1, 1, 0]

@@ -38,7 +38,7 @@ def export(path: str, target: Path, *, allow: Sequence[str] = (), weights: str =
     Raises:
       InputError: there is none, or no class of transformers holds it; nothing is written then.
     """
-    source, origin = imported.load(path, allow=allow, weights=weights), imported.foreign(path) or Path(path)
+    source = imported.load(path, allow=allow, weights=weights)
     config = getattr(source.config.system, "lm", None)
     if not isinstance(config, lm.Config):
         raise InputError(f"source {path}: system {type(source.config.system).__name__} has no language model")
@@ -47,8 +47,10 @@ def export(path: str, target: Path, *, allow: Sequence[str] = (), weights: str =
     arrays = made.to_theirs({name.removeprefix("lm/"): np.asarray(x) for name, x in variables.items() if name.startswith("lm/")})
     target.mkdir(parents=True, exist_ok=True)
     files.write_safetensors(target / "model.safetensors", arrays, format="pt")
-    if decoders.describes(origin):
-        ids, notes = _hand_on(origin if origin.is_dir() else origin.parent, target), ()
+    origin = imported.foreign(path) or Path(path)
+    folder = origin if origin.is_dir() else origin.parent
+    if files.model_type(folder) in decoders.FAMILIES:
+        ids, notes = _hand_on(folder, target), ()
     else:
         with source.tokenizer() as tokenizer:
             ids, notes = write_tokenizer(tokenizer, target, rows=config.vocab_size)

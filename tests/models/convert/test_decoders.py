@@ -36,11 +36,17 @@ class Golden:
         return folder
 
 
+def load(folder):
+    """The configuration of a directory, and its parameters by the paths of a language model."""
+    found = pretrained.load(folder)
+    assert isinstance(found.layout, decoders.Layout) and not found.missing
+    return found.layout.config, {path.removeprefix("lm/"): x for path, x in found.params.items()}
+
+
 @pytest.mark.parametrize("name", ["gpt2", "opt", "llama"])
 def test_a_golden_model_computes_what_transformers_computes(oracles, tmp_path, name):
     golden = Golden(oracles, name)
-    assert decoders.describes(golden.write(tmp_path))
-    config, params = decoders.load(tmp_path)
+    config, params = load(golden.write(tmp_path))
     tokens = jnp.asarray(golden.arrays["in_input_ids"], jnp.int32)
     logits = jax.jit(reference.build(config, tree.unflatten({path: jnp.asarray(x) for path, x in params.items()})))(tokens)
     # What padding would predict is nobody's: it looks at other tokens there than here.
@@ -121,13 +127,15 @@ def test_the_base_of_the_rotary_frequencies_is_read_from_either_place(more, thet
 )
 def test_what_ours_does_not_have_is_refused_by_name(oracles, tmp_path, name, more, said):
     with pytest.raises(InputError, match=said):
-        decoders.load(Golden(oracles, name).write(tmp_path, **more))
+        load(Golden(oracles, name).write(tmp_path, **more))
 
 
 def test_other_models_are_not_taken_for_language_models(tmp_path):
-    assert not decoders.describes(tmp_path)
+    assert files.model_type(tmp_path) is None
+    (tmp_path / "config.json").write_text("[]")
+    assert files.model_type(tmp_path) is None
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    assert not decoders.describes(tmp_path)
+    assert files.model_type(tmp_path) == "vit"
     with pytest.raises(InputError, match="model_type 'vit' is not supported; gpt2, opt, llama are"):
         decoders.parse({"model_type": "vit"}, {})
 
@@ -136,7 +144,7 @@ def test_a_run_starts_from_one_with_the_flags_that_its_notes_say(oracles, tmp_pa
     golden = Golden(oracles, "llama")
     golden.write(tmp_path)
     found = image_tower.weights_of_others(f"hf:{tmp_path}")
-    _, params = decoders.load(tmp_path)
+    _, params = load(tmp_path)
     assert found.leaves.keys() == {f"lm/{path}" for path in params} and found.preprocessing is None
     (said,) = pretrained.load(tmp_path).layout.notes
     assert "--init-from 'lm/ <- hf:DIR' and --system.lm.vocab-size 64" in said and "--system.lm.num-kv-heads 2" in said

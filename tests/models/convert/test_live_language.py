@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.models import reference
-from tests.models.convert.test_decoders import Golden
+from tests.models.convert.test_decoders import Golden, load
 from tests.models.convert.test_idefics import CONFIG
 from tests.models.convert.test_live_parity import compare, torch  # noqa: F401  (a fixture)
 from vlm_jax import decoder
@@ -89,7 +89,7 @@ def test_a_language_model_of_transformers_computes_the_same_here_and_goes_back_b
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     model.eval().save_pretrained(tmp_path / "theirs")
-    config, weights = decoders.load(tmp_path / "theirs")
+    config, weights = load(tmp_path / "theirs")
     compare(ours(config, weights), theirs(torch, model))
     count, notes = decoder.export(str(tmp_path / "theirs"), tmp_path / "out")
     want, have = (files.read(tmp_path / folder / "model.safetensors") for folder in ("theirs", "out"))

@@ -5,18 +5,18 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from vlm_jax.errors import InputError
 from vlm_jax.models import lm
-from vlm_jax.models.convert import files, hugging_face, layout, mapping
+from vlm_jax.models.convert import hugging_face, layout, mapping
 from vlm_jax.models.convert.mapping import EMBEDDING, LINEAR, LINEAR_WITHOUT_BIAS, NORM, TABLE, Kind, Leaf, Table, below
 
 Family = Literal["gpt2", "opt", "llama"]
 """As model_type says."""
+FAMILIES = get_args(Family)
 _TRUNK: Mapping[Family, str] = {"gpt2": "transformer.", "opt": "model.", "llama": "model."}
 """With what the names of all but the head begin, where there is a head."""
 _HEAD = "lm_head.weight"
@@ -152,31 +152,6 @@ class Layout:
         return mapping.to_theirs(self.table, ours)
 
 
-def describes(source: str | Path) -> bool:
-    """Whether config.json in this directory, or beside this file, is that of such a model."""
-    file = (Path(source) if Path(source).is_dir() else Path(source).parent) / "config.json"
-    config = files.read_json(file, "configuration") if file.is_file() else None
-    return isinstance(config, dict) and config.get("model_type") in get_args(Family)
-
-
-def load(source: str | Path, *, allow: Sequence[str] = ()) -> tuple[lm.Config, dict[str, np.ndarray]]:
-    """The model of a directory or file, and its parameters by path.
-
-    Args:
-      allow: regular expressions of whole names of theirs that may be unknown, missing or of a wider dtype.
-
-    Raises:
-      InputError: nothing readable is there, or configuration and weights disagree; the message names the array or field.
-    """
-    file = files.locate(Path(source))
-    weights = files.read(file)
-    try:
-        found = parse(files.read_json(file.parent / "config.json", "configuration"), weights)
-        return found.config, found.to_ours(weights, allow=allow)
-    except InputError as error:
-        raise InputError(f"source {file}: {error}") from None
-
-
 def parse(config: Any, names: Mapping[str, Any]) -> Layout:
     """The layout that the content of config.json describes.
 
@@ -187,8 +162,8 @@ def parse(config: Any, names: Mapping[str, Any]) -> Layout:
       InputError: another kind of model, or a form of it that ours does not have.
     """
     kind: Any = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in get_args(Family):
-        raise InputError(f"config.json: model_type {kind!r} is not supported; {', '.join(get_args(Family))} are")
+    if kind not in FAMILIES:
+        raise InputError(f"config.json: model_type {kind!r} is not supported; {', '.join(FAMILIES)} are")
     fields = layout.Fields(config, "config.json", _DEFAULTS[kind])
     fields.require(quantization_config=None, is_encoder_decoder=False, pruned_heads={})
     made = {"gpt2": _gpt2, "opt": _opt, "llama": _llama}[kind](fields)

@@ -92,6 +92,17 @@ def read_json(path: Path, field: str) -> Any:
         raise InputError(f"{field} {path}: not JSON ({error})") from None
 
 
+def model_type(folder: Path) -> Any:
+    """What config.json of a directory of transformers says that it is; None where it says nothing.
+
+    Raises:
+      InputError: it is not JSON.
+    """
+    file = folder / "config.json"
+    config = read_json(file, "configuration") if file.is_file() else None
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     whole.write_text(path, json.dumps(content, indent=2) + "\n")

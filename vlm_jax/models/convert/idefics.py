@@ -148,13 +148,6 @@ class Layout:
         return mapping.to_theirs(TABLE_OF_NAMES, ours) | unused
 
 
-def describes(folder: Path) -> bool:
-    """Whether config.json in this directory is that of an Idefics."""
-    file = folder / "config.json"
-    config = files.read_json(file, "configuration") if file.is_file() else None
-    return isinstance(config, dict) and config.get("model_type") == "idefics"
-
-
 def read(folder: Path) -> Layout:
     """The layout that the files of a directory describe; raises as `parse`."""
     file = folder / "preprocessor_config.json"

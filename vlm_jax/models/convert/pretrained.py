@@ -1,7 +1,7 @@
 """Pretrained weights from a file or directory, whatever codebase wrote it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +52,9 @@ def load(
             found = big_vision.read(weights, image_size, assumed_size)
         elif (file.parent / open_clip.NAME).is_file():
             found = open_clip.read(file.parent, weights)
-        elif decoders.describes(file.parent):
-            found = decoders.parse(files.read_json(file.parent / "config.json", "configuration"), weights)
-        elif idefics.describes(file.parent):
-            found = idefics.read(file.parent)
         elif (file.parent / "config.json").is_file():
             weights = hugging_face.fold(weights)
-            found = hugging_face.read(file.parent, weights)
+            found = _transformers(file.parent, weights)
         else:
             raise InputError(
                 f"no {open_clip.NAME} or config.json beside it; the weights do not tell heads, activation and preprocessing"
@@ -74,3 +70,11 @@ def load(
         dtypes=tuple(sorted({str(x.dtype) for x in weights.values()})),
         missing=tuple(sorted({prefix + name for name in found.like()} - params.keys())),
     )
+
+
+def _transformers(folder: Path, weights: Mapping[str, np.ndarray]) -> layout.Layout | idefics.Layout | decoders.Layout:
+    """The layout that a directory of transformers describes."""
+    kind = files.model_type(folder)
+    if kind in decoders.FAMILIES:
+        return decoders.parse(files.read_json(folder / "config.json", "configuration"), weights)
+    return idefics.read(folder) if kind == "idefics" else hugging_face.read(folder, weights)
