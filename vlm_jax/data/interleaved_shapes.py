@@ -11,8 +11,8 @@ On pages of words two or three values of one attribute (colour, shape, texture o
 page: what a word means can only be learned from the scenes before. `WORDS` occur in training; `NEW_WORDS` never do.
 
 A told page has a caption in place of each image, or on pages of words a few words for what is to be seen. There are lists besides, of three
-to eight words for values of any attributes. Before a word stands `Output:` or nothing, and every other told page of words and every other
-list has words of its own, so that they cannot be learned by heart:
+to eight words for values of any attributes, in any order or recited in one. Before a word stands `Output:` or nothing, and every other told
+page of words and every other list has words of its own, so that they cannot be learned by heart:
 
     red circle on grey. Output: dax. blue circle on grey. Output: wug. red star on white. Output: dax.
     striped toma. red sarn. circle dax. red sarn. striped toma.
@@ -45,7 +45,7 @@ ATTRIBUTES = {
     "background": tuple(shapes.BACKGROUNDS),
 }
 SHARES = {"words": 0.5, "captions": 0.25, "questions": 0.25}
-TOLD_SHARES = {"words": 0.4, "lists": 0.4, "captions": 0.1, "questions": 0.1}
+TOLD_SHARES = {"words": 0.3, "lists": 0.25, "recited": 0.25, "captions": 0.1, "questions": 0.1}
 """Of pages by kind."""
 _FACTS = ("size", "texture", "colour", "shape", "background")
 _SHARES_OF_FACTS = (0.4, 0.2, 0.2, 0.1, 0.1)
@@ -103,9 +103,9 @@ def told(split: str, index: int) -> tuple[str, str]:
     rng = shapes.generator(0, split, index)
     count = int(rng.integers(4, 13))
     kind = _kind(rng, TOLD_SHARES)
-    if kind in ("words", "lists"):
+    if kind in ("words", "lists", "recited"):
         known = rng.permutation(WORDS).tolist() if rng.random() < 0.5 else _invented(rng, 8)
-        bound = _list(rng, 2 * count, known[:8]) if kind == "lists" else _described(rng, count, known)
+        bound = _described(rng, count, known) if kind == "words" else _list(rng, 2 * count, known[:8], in_order=kind == "recited")
         joint = ". Output: " if rng.random() < 0.5 else " "
         parts = [description + joint + word for description, word in bound]
     else:
@@ -163,11 +163,11 @@ def _described(rng: np.random.Generator, count: int, known: Sequence[str]) -> li
     return [(seen(scene, [attribute, *beside]), word) for scene, word in words(rng, count, attribute, known)]
 
 
-def _list(rng: np.random.Generator, count: int, known: Sequence[str]) -> list[tuple[str, str]]:
+def _list(rng: np.random.Generator, count: int, known: Sequence[str], *, in_order: bool) -> list[tuple[str, str]]:
     """Values of any attributes, each with a word of its own, again and again."""
     values = rng.permutation([f"on {value}" if name == "background" else value for name, of in ATTRIBUTES.items() for value in of])
     entries = list(zip(values.tolist(), known, strict=False))[: int(rng.integers(3, len(known) + 1))]
-    return [entries[int(rng.integers(len(entries)))] for _ in range(count)]
+    return [entries[i % len(entries) if in_order else int(rng.integers(len(entries)))] for i in range(count)]
 
 
 def _texts() -> Iterator[str]:
