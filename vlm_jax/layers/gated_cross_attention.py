@@ -30,6 +30,8 @@ class Config:
     """Two layers, or three with down(activation(gate(x)) * up(x)) as Idefics has them (Shazeer 2020)."""
     activation: activations.Name = "squared_relu"
     """In the MLP: squared_relu in the paper, gelu in most other code, silu in Idefics' gated one."""
+    qk_norm: attention.QKNorm = "none"
+    """Of queries and keys over each head, against large logits (Dehghani et al. 2023); Idefics has rms_norm."""
 
 
 class GatedCrossAttention(nnx.Module):
@@ -48,6 +50,8 @@ class GatedCrossAttention(nnx.Module):
             context_width=visual_width,
             head_dim=config.head_dim,
             bias="none",
+            qk_norm=config.qk_norm,
+            norm_epsilon=config.norm_epsilon,
             initializers=initializers,
             rngs=rngs,
         )

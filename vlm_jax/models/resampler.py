@@ -40,6 +40,8 @@ class Config:
     """In the MLPs: squared_relu in the paper, relu in Idefics, gelu in most other code."""
     norm_epsilon: float = 1e-5
     """Of every norm."""
+    qk_norm: attention.QKNorm = "none"
+    """Of queries and keys over each head, against large logits (Dehghani et al. 2023); Idefics has layer_norm."""
     loop: stack.Loop = "scan"
     """Whether the blocks are compiled as one in a loop, or unrolled."""
     remat: stack.Remat = "none"
@@ -69,7 +71,14 @@ class Block(nnx.Module):
         self.features_norm = norm.LayerNorm(width, epsilon=config.norm_epsilon)
         self.latents_norm = norm.LayerNorm(width, epsilon=config.norm_epsilon)
         self.attention = attention.Attention(
-            width, config.num_heads, head_dim=config.head_dim, bias="none", initializers=init, rngs=rngs
+            width,
+            config.num_heads,
+            head_dim=config.head_dim,
+            bias="none",
+            qk_norm=config.qk_norm,
+            norm_epsilon=config.norm_epsilon,
+            initializers=init,
+            rngs=rngs,
         )
         self.mlp_norm = norm.LayerNorm(width, epsilon=config.norm_epsilon)
         self.mlp = mlp.Mlp(

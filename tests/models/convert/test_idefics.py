@@ -63,7 +63,6 @@ def test_the_golden_model_computes_what_transformers_computes(oracles):
     [
         ({"cross_layer_interval": 3}, "cross_layer_interval 3: does not divide the 4 blocks"),
         ({"use_resampler": False}, "use_resampler False is not supported"),
-        ({"qk_layer_norms": True}, "qk_layer_norms True is not supported"),
         ({"model_type": "llama"}, "model_type 'llama' is not supported"),
         ({"alpha_type": "vector"}, "alpha_type 'vector' is not supported"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2}}, "rope_parameters.rope_type 'linear' is not supported"),
@@ -103,6 +102,7 @@ def test_what_the_files_say_besides_sizes_is_read():
         (lambda config: {"lm": dataclasses.replace(config.lm, activation="squared_relu")}, r"lm\.activation 'squared_relu': transformers"),
         (lambda config: {"image": dataclasses.replace(config.image, registers=2)}, r"image\.registers 2"),
         (lambda config: {"resampler": dataclasses.replace(config.resampler, frames=2)}, r"resampler\.frames 2"),
+        (lambda config: {"cross": dataclasses.replace(config.cross, qk_norm="layer_norm")}, r"cross\.qk_norm 'layer_norm'"),
         (lambda config: {"cross": gated_cross_attention.Config(num_heads=4, head_dim=8, mlp_dim=48)}, r"cross\.norm 'layer_norm'"),
     ],
 )
@@ -110,3 +110,17 @@ def test_a_flamingo_of_another_form_is_not_written(changed, message):
     found = idefics.parse(CONFIG)
     with pytest.raises(InputError, match=message):
         idefics.write(dataclasses.replace(found, config=dataclasses.replace(found.config, **changed(found.config))))
+
+
+@pytest.mark.parametrize("parts", [("cross",), ("resampler",), ("cross", "resampler")])
+def test_norms_of_queries_and_keys_go_in_and_out(parts):
+    perceiver = CONFIG["perceiver_config"] | {"qk_layer_norms_perceiver": "resampler" in parts}
+    found = idefics.parse(CONFIG | {"qk_layer_norms": "cross" in parts, "perceiver_config": perceiver})
+    ours = {path: reference.fill(path, x.shape).astype(np.float32) for path, x in found.like().items()}
+    assert {path.split("/")[0] for path in ours if "query_norm" in path} == set(parts)
+    made, _ = idefics.write(found)
+    theirs = made.to_theirs(ours)
+    assert ("model.gated_cross_attn_layers.1.cross_attn.k_layer_norm.weight" in theirs) == ("cross" in parts)
+    assert ("model.perceiver_resampler.blocks.0.0.q_layer_norm.bias" in theirs) == ("resampler" in parts)
+    again = made.to_ours(theirs)
+    assert again.keys() == ours.keys() and all(np.array_equal(x, ours[path]) for path, x in again.items())

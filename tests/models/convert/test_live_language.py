@@ -15,7 +15,7 @@ from vlm_jax import decoder
 from vlm_jax.data import text as texts
 from vlm_jax.data import vocabulary
 from vlm_jax.models import generation, lm
-from vlm_jax.models.convert import decoders, files, idefics, layout, vocabularies
+from vlm_jax.models.convert import decoders, files, idefics, layout, pretrained, vocabularies
 from vlm_jax.training import tree
 
 GPT2 = lm.Config(vocab_size=70, length=24, width=32, depth=3, mlp_dim=48, num_heads=4)
@@ -155,6 +155,46 @@ def test_goldens_are_what_transformers_still_computes(torch, oracles, tmp_path):
     compare(theirs(torch, loaded(golden.write(tmp_path / "llama")), tokens), {"logits": golden.arrays["out_logits"]})
 
 
+def idefics_logits(torch, model, given):  # noqa: F811
+    with torch.no_grad():
+        found = model(
+            input_ids=torch.tensor(given["input_ids"]),
+            pixel_values=torch.tensor(given["pixel_values"], dtype=torch.float32),
+            image_attention_mask=torch.tensor(given["image_attention_mask"]),
+        )
+    return found.logits.numpy()
+
+
+def flamingo_logits(config, weights, given):
+    mine = built(config, weights)
+    index = jnp.asarray(given["image_attention_mask"] @ [1, 2], jnp.int32)
+    images = jnp.asarray(given["pixel_values"], jnp.float32).transpose(0, 1, 3, 4, 2)
+    tokens = jnp.asarray(given["input_ids"], jnp.int32)
+    return np.asarray(jax.jit(lambda images: mine.logits(mine.hidden(mine.visual(images), tokens, index=index)))(images))
+
+
+def test_an_idefics_with_norms_of_queries_and_keys_computes_the_same_here_and_goes_back(torch, oracles, tmp_path):  # noqa: F811
+    import transformers
+
+    torch.manual_seed(0)
+    norms = {"qk_layer_norms": True, "alpha_initializer": "ones", "rms_norm_eps": 1e-3}
+    norms["perceiver_config"] = CONFIG["perceiver_config"] | {"qk_layer_norms_perceiver": True}
+    model = transformers.IdeficsForVisionText2Text(transformers.IdeficsConfig(**CONFIG | norms)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "theirs")
+    with np.load(oracles / "golden_idefics.npz") as oracle:
+        given = {key[3:]: oracle[key] for key in oracle if key.startswith("in:")}
+    found = pretrained.load(tmp_path / "theirs")
+    compare({"logits": flamingo_logits(found.layout.config, found.params, given)}, {"logits": idefics_logits(torch, model, given)})
+    made, contents = idefics.write(found.layout)
+    want, have = files.read(tmp_path / "theirs" / "model.safetensors"), made.to_theirs(found.params)
+    assert want.keys() == have.keys()
+    assert [key for key, x in want.items() if not np.array_equal(x, have[key]) and "post_layernorm" not in key] == []
+    assert contents["config.json"]["qk_layer_norms"] and contents["config.json"]["perceiver_config"]["qk_layer_norms_perceiver"]
+
+
 @pytest.mark.parametrize("theta", [10_000.0, 500.0])
 def test_a_flamingo_of_ours_computes_the_same_as_idefics(torch, oracles, tmp_path, theta):  # noqa: F811
     import transformers
@@ -170,16 +210,6 @@ def test_a_flamingo_of_ours_computes_the_same_as_idefics(torch, oracles, tmp_pat
     files.write_json(folder / "preprocessor_config.json", contents["preprocessor_config.json"])
     model, report = transformers.IdeficsForVisionText2Text.from_pretrained(folder, output_loading_info=True)
     assert not report["unexpected_keys"] and not report["missing_keys"] and not report["mismatched_keys"], report
-    with torch.no_grad():
-        have = model.eval()(
-            input_ids=torch.tensor(given["input_ids"]),
-            pixel_values=torch.tensor(given["pixel_values"], dtype=torch.float32),
-            image_attention_mask=torch.tensor(given["image_attention_mask"]),
-        ).logits.numpy()
-    mine = built(found.config, weights)
-    index = jnp.asarray(given["image_attention_mask"] @ [1, 2], jnp.int32)
-    images = jnp.asarray(given["pixel_values"], jnp.float32).transpose(0, 1, 3, 4, 2)
-    tokens = jnp.asarray(given["input_ids"], jnp.int32)
-    logits = jax.jit(lambda images: mine.logits(mine.hidden(mine.visual(images), tokens, index=index)))(images)
-    compare({"logits": have}, {"logits": np.asarray(logits)})
+    have = idefics_logits(torch, model.eval(), given)
+    compare({"logits": have}, {"logits": flamingo_logits(found.config, weights, given)})
     assert (np.abs(have - want).max() < 1e-4) == (theta == 10_000.0)

@@ -49,7 +49,7 @@ def _projections(theirs: str, out: str) -> Table:
     return tuple((f"{theirs}.{name}", f"attention/{own}", LINEAR_WITHOUT_BIAS) for name, own in names)
 
 
-TABLE_OF_NAMES: Table = (
+_TABLE: Table = (
     ("model.embed_tokens", "lm/token_embed", EMBEDDING),
     ("model.embed_tokens.additional_embedding", "added_embed", EMBEDDING),
     *below((*_projections("self_attn", "o_proj"), *_TEXT_MLP), "model.layers.{}.", "lm/blocks/"),
@@ -99,6 +99,18 @@ TABLE_OF_NAMES: Table = (
         "image/blocks/",
     ),
 )
+_QK_NORMS = {
+    "cross": below(
+        (("q_layer_norm", "query_norm", decoders.RMS_NORM), ("k_layer_norm", "key_norm", decoders.RMS_NORM)),
+        "model.gated_cross_attn_layers.{}.cross_attn.",
+        "cross/blocks/attention/",
+    ),
+    "resampler": below(
+        (("q_layer_norm", "query_norm", NORM), ("k_layer_norm", "key_norm", NORM)),
+        "model.perceiver_resampler.blocks.{}.0.",
+        "resampler/blocks/attention/",
+    ),
+}
 _DEFAULTS = {
     "vocab_size": 32000, "additional_vocab_size": 0, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
     "num_attention_heads": 32, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "cross_layer_interval": 1,
@@ -139,13 +151,16 @@ class Layout:
 
     def to_ours(self, theirs: Mapping[str, np.ndarray], *, allow: Sequence[str] = ()) -> dict[str, np.ndarray]:
         """Our parameters by path; raises as `mapping.to_ours`."""
-        return mapping.to_ours(TABLE_OF_NAMES, theirs, self.like(), allow=allow, ignore=_IGNORE)
+        return mapping.to_ours(self._table(), theirs, self.like(), allow=allow, ignore=_IGNORE)
 
     def to_theirs(self, ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Their arrays by name, with a last norm of the image tower that does nothing; raises as `mapping.to_theirs`."""
         width = self.config.image.width
         unused = {f"{_UNUSED_NORM}.weight": np.ones(width, np.float32), f"{_UNUSED_NORM}.bias": np.zeros(width, np.float32)}
-        return mapping.to_theirs(TABLE_OF_NAMES, ours) | unused
+        return mapping.to_theirs(self._table(), ours) | unused
+
+    def _table(self) -> Table:
+        return (*_TABLE, *(line for part, lines in _QK_NORMS.items() if getattr(self.config, part).qk_norm != "none" for line in lines))
 
 
 def read(folder: Path) -> Layout:
@@ -162,12 +177,11 @@ def parse(config: Any, preprocessor: Any = None) -> Layout:
       InputError: another kind of model, or a form of it that ours does not have.
     """
     theirs = layout.Fields(config, "config.json", _DEFAULTS)
-    theirs.require(model_type="idefics", use_resampler=True, tie_word_embeddings=False, qk_layer_norms=False, additional_vocab_size=2)
+    theirs.require(model_type="idefics", use_resampler=True, tie_word_embeddings=False, additional_vocab_size=2)
     theirs.require(alpha_type="float", quantization_config=None)
     vision = layout.Fields(theirs["vision_config"], "vision_config", _VISION).renamed(hidden_size="embed_dim")
     vision.require(num_channels=3)
     perceiver = layout.Fields(theirs["perceiver_config"], "perceiver_config", _PERCEIVER)
-    perceiver.require(qk_layer_norms_perceiver=False)
     width, heads, depth = (theirs.integer(name) for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
     theirs.require(head_dim=width // heads)
     every, activation = theirs.integer("cross_layer_interval"), theirs.choice("hidden_act", hugging_face.ACTIVATIONS)
@@ -218,6 +232,7 @@ def parse(config: Any, preprocessor: Any = None) -> Layout:
             head_dim=perceiver.integer("resampler_head_dim"),
             mlp_dim=4 * channels,
             activation="relu",
+            qk_norm="layer_norm" if perceiver["qk_layer_norms_perceiver"] else "none",
         ),
         cross=gated_cross_attention.Config(
             num_heads=heads,
@@ -227,6 +242,7 @@ def parse(config: Any, preprocessor: Any = None) -> Layout:
             norm_epsilon=epsilon,
             mlp="gated",
             activation=activation,  # pyright: ignore[reportArgumentType]
+            qk_norm="rms_norm" if theirs["qk_layer_norms"] else "none",
         ),
         every=every,
         image_tokens="all",
@@ -293,7 +309,7 @@ def write(model: Layout) -> tuple[Layout, Mapping[str, Any]]:
             "rope_parameters": rope,
             "tie_word_embeddings": False,
             "cross_layer_interval": config.every,
-            "qk_layer_norms": False,
+            "qk_layer_norms": config.cross.qk_norm != "none",
             "alpha_type": "float",
             "use_resampler": True,
             "bos_token_id": model.begin_id,
@@ -317,7 +333,7 @@ def write(model: Layout) -> tuple[Layout, Mapping[str, Any]]:
                 "resampler_depth": visual.depth,
                 "resampler_n_heads": visual.num_heads,
                 "resampler_head_dim": visual.head_dim,
-                "qk_layer_norms_perceiver": False,
+                "qk_layer_norms_perceiver": visual.qk_norm != "none",
             },
         },
         "preprocessor_config.json": {
