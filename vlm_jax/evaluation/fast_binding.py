@@ -154,7 +154,7 @@ class FastBinding(base.Evaluator):
             chance=dict.fromkeys(values, chance),
             intervals={name: intervals.of_mean(of) for name, of in values.items()},
             examples=shown,
-            figures={"shots": base.Lines("examples shown", "acc1", lines | {"chance": [(float(k), chance) for k in self.shots]})},
+            figures={"shots": base.Lines("examples shown", "accuracy", lines | {"chance": [(float(k), chance) for k in self.shots]})},
             note=f"{len(episodes):,} episodes of {self.ways} classes by {', '.join(dict.fromkeys(kinds))}; words out of "
             f"{len(self.words)}, such as {self.words[0]}; seed {self.seed}. {self.note}".strip(),
         )
