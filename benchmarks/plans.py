@@ -67,6 +67,10 @@ SEARCHED = (
             {"remat": "full", "fsdp": 1, "batch_size": 65_536},
         )
     ),
+    Case("siglip_l16_256", "v5e:16x16", {"remat": "names"}),
+    Case("siglip_so400m14", "v5e:16x16", {"remat": "names"}),
+    Case("clipa_l16", "v5e:16x16", {"fsdp": 1}),
+    Case("clipa_l16_finish", "v5e:16x16", {"remat": "names"}),
     Case("lit_b16", "v5e:8x8", {"remat": "none"}),
 )
 """Neighbours of the recipes: rows beside those of others, and whether a recipe is the best of them."""

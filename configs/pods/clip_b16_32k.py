@@ -8,7 +8,7 @@ The paper (Radford et al. 2021): 32 epochs of 400 million pairs in batches of 32
 beta2 0.98, epsilon 1e-6, weight decay 0.2, random square crops, a text tower of width 512 on 77 tokens of a vocabulary of 49,408.
 ImageNet without training on it: 68.6 % in the paper, 68.3 % with the released weights. Its activation, x sigmoid(1.702 x), is GELU
 here, as all have it that came after.
-Planned (compiled, not run): 5.0 GB of 16 on each chip of v5e:16x16.
+Planned (compiled, not run): 5.0 GB of 16 on each chip of v5e:16x16, 19.2 GB of 32 on each of v4:4x4x4.
 """
 
 from vlm_jax.config import Config
