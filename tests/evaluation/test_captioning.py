@@ -10,7 +10,7 @@ from flax import nnx
 
 from vlm_jax.data import images, sources
 from vlm_jax.errors import InputError
-from vlm_jax.evaluation import base, caption_scores, captioning
+from vlm_jax.evaluation import base, caption_scores, captioning, shapes_grammar
 from vlm_jax.models import generation
 from vlm_jax.training import sharding
 
@@ -63,12 +63,19 @@ def test_the_numbers_are_those_of_the_captions(make, data):
     nearest = ((pixels.mean((1, 2))[:, None] - COLOURS) ** 2).sum(-1).argmin(1)
     captions = [f"a photo of {NAMES[i]}" for i in nearest]
     want = caption_scores.score(captions, [record["captions"] for record in records])
-    assert found.metrics == want.values and found.intervals == want.intervals
+    assert found.metrics == want.values and next(iter(found.metrics)) == "cider_d" and found.intervals == want.intervals
     assert found.blind.keys() == want.values.keys() and found.blind["cider_d"] < found.metrics["cider_d"]
     assert found.note.endswith("Said beside.") and "blind: 'a photo of a red' of every image" in found.note
     assert len(found.examples) == 12
     for example in found.examples:
         assert example.query.image and example.answers[0].text in captions and example.expected.text
+
+
+def test_of_scenes_what_is_right_comes_first(make, tiny_world):
+    found = captioning.Captioning(data=f"{tiny_world}/val*.array_record", grammar="shapes", limit=8)(make())
+    assert next(iter(found.metrics)) == "objects_accuracy" and set(shapes_grammar.NAMES) < set(found.metrics)
+    assert found.metrics.keys() == found.intervals.keys() == found.blind.keys()
+    assert {example.group for example in found.examples} <= {"wrong captions", "right captions"} and found.examples
 
 
 def test_batches_devices_and_a_prompt_change_no_caption(make, data):

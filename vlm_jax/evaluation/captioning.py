@@ -50,21 +50,22 @@ class Captioning(base.Evaluator):
         often = collections.Counter(text for own in references for text in own).most_common(1)[0][0]
         found = caption_scores.score(captions, references)
         blind = caption_scores.score([often] * count, references)
-        result = base.Result(
-            metrics=dict(found.values),
-            intervals=dict(found.intervals),
-            blind=dict(blind.values),
-            note=f"{count:,} images, {sum(map(len, references)):,} captions to compare with; blind: {often!r} of every image. "
-            f"{self.note}".strip(),
-        )
-        right = None
+        main = "cider_d"  # what a report shows first, unless it is known what is right
+        metrics, blind_values, spread, right = {main: found.values[main]} | found.values, dict(blind.values), dict(found.intervals), None
         if self.grammar == "shapes":
             checked = shapes_grammar.check(captions, scenes)
             guessed = shapes_grammar.check([often] * count, scenes)
-            result.metrics.update({name: float(values.mean()) for name, values in checked.items()})
-            result.intervals.update({name: intervals.of_mean(values.astype(float)) for name, values in checked.items()})
-            result.blind.update({name: float(values.mean()) for name, values in guessed.items()})
+            metrics = {name: float(values.mean()) for name, values in checked.items()} | metrics
+            spread |= {name: intervals.of_mean(values.astype(float)) for name, values in checked.items()}
+            blind_values |= {name: float(values.mean()) for name, values in guessed.items()}
             right = checked["objects_accuracy"]
+        result = base.Result(
+            metrics=metrics,
+            intervals=spread,
+            blind=blind_values,
+            note=f"{count:,} images, {sum(map(len, references)):,} captions to compare with; blind: {often!r} of every image. "
+            f"{self.note}".strip(),
+        )
         result.examples.extend(self._examples(subject, source, captions, references, found.images["cider_d"], right))
         return result
 
