@@ -4,6 +4,9 @@
     python -m vlm_jax.train configs/lm_shapes.py
     python -m vlm_jax.train configs/flamingo_shapes.py
 
+After 45 minutes of two cores, 70 % of its captions are right in shape and colour, and it learns words for shapes and colours from two
+examples and more (docs/flamingo.md has the curves).
+
 Half of the pages give invented words to values of an attribute, which can only be told from the scenes before; the others have captions,
 or questions with answers. Pairs of the shapes world come along with a weight of 0.2, as in the paper (Alayrac et al. 2022). A text always
 follows its image here, so that no token looks at the next one (`next_image`), as half of the paper's pages do.
@@ -39,7 +42,7 @@ def config() -> Config:
         data="shapes:trained_pairs", classes="shapes:classes.json", **asked | {"train": "shapes:trained_pairs", "shots": (0, 4)}
     )
     return Config(
-        steps=1200,
+        steps=1600,
         batch_size=16,
         eval_every=0,
         init_from=("image/ <- runs/vit_shapes", "lm/ <- runs/lm_shapes"),
