@@ -16,7 +16,8 @@ from vlm_jax.data import text as text_lib
 from vlm_jax.errors import InputError
 from vlm_jax.evaluation import base, few_shot_captioning, few_shot_classification, vqa
 from vlm_jax.layers import gated_cross_attention
-from vlm_jax.models import flamingo, generation, lm, resampler, vit
+from vlm_jax.models import generation, lm, resampler, vit
+from vlm_jax.systems import flamingo
 from vlm_jax.training import sharding
 
 COLOURS = {"red": (200, 0, 0), "blue": (0, 0, 200), "green": (0, 160, 0)}
@@ -47,7 +48,7 @@ def data(tmp_path_factory):
 @functools.cache
 def abstract(vocab_size, length):
     """A model without arrays."""
-    config = flamingo.Config(
+    config = flamingo.Flamingo(
         image=vit.Config(image_size=8, patch_size=4, width=8, depth=1, mlp_dim=8, num_heads=1),
         lm=lm.Config(vocab_size=vocab_size, length=length, width=8, depth=1, mlp_dim=8, num_heads=1),
         resampler=resampler.Config(width=WIDTH, latents=LATENTS, depth=1, num_heads=1, head_dim=2, mlp_dim=4),
