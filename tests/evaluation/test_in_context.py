@@ -150,6 +150,9 @@ def test_the_likeliest_name_is_the_class_and_orders_are_averaged(data):
 def test_captions_are_scored_by_consensus(data):
     found = few_shot_captioning.FewShotCaptioning(**given(data), shots=(1,))(Recorder(data, answer="a red square"))
     assert found.metrics["cider_d@1_shots"] > 1 and found.metrics["rouge_l@1_shots"] > 0.5
+    assert found.intervals.keys() == found.metrics.keys()
+    low, high = found.intervals["cider_d@1_shots"]
+    assert low < found.metrics["cider_d@1_shots"] < high
     with pytest.raises(InputError, match="has no scene; set grammar to 'none'"):
         few_shot_captioning.FewShotCaptioning(**given(data), grammar="shapes")(Recorder(data))
 

@@ -110,17 +110,21 @@ class InContext(base.Evaluator, abc.ABC):
         often = collections.Counter(item.answers[0] for item in asked.support).most_common(1)[0][0]
         blind = self.score([often] * len(asked.queries), asked.queries)
         chance = self.chance([*asked.support, *asked.queries])
-        shares = {name: "share" if of.max() <= 1 else "number" for name, of in values.items()}
         return base.Result(
             metrics=means | spread,
             chance={name: chance[name.partition("@")[0]] for name in values if name.partition("@")[0] in chance},
             blind={name: float(blind[name.partition("@")[0]].mean()) for name in values},
-            intervals={name: intervals.of_mean(of.mean(0), kind=shares[name]) for name, of in values.items()},
+            intervals={name: _interval(of.mean(0)) for name, of in values.items()},
             examples=shown,
             figures={"shots": base.Lines("examples shown", first, {first: line})},
             note=f"{len(asked.queries):,} queries; examples out of {len(asked.support):,}: {how}; seed {self.seed}. Blind: "
             f"{often!r} to all. {self.note}".strip(),
         )
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """Of the mean of what queries got: shares, but for CIDEr-D, which goes to 10."""
+    return intervals.of_mean(values, kind="share" if values.max() <= 1 else "number")
 
 
 class _Any(dict):
