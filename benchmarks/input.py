@@ -10,6 +10,7 @@ machine disturb it little; everything is measured in turn, round after round, an
 Goal: at least 0.8 of the ideal, 1 / (decode and resize + 60 microseconds).
 """
 
+import collections
 import dataclasses
 import io
 import json
@@ -20,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,9 +110,9 @@ def measure(arguments: Arguments, folder: Path) -> list[Row]:
     made: dict[tuple[str, str, str], pipeline.BatchIterator] = {}
     for decoder in decoders:
         transform = images.Transform(size=arguments.size, decoder=decoder)
-        alone[f"decode {decoder}"] = lambda decoder=decoder: [decoding.load(e["image"], decoder=decoder) for e in examples]
+        alone[f"decode {decoder}"] = lambda decoder=decoder: _each(decoding.load(e["image"], decoder=decoder) for e in examples)
         rng = np.random.default_rng(0)
-        alone[f"transform {decoder}"] = lambda t=transform, rng=rng: [t(e["image"], rng) for e in examples]
+        alone[f"transform {decoder}"] = lambda t=transform, rng=rng: _each(t(e["image"], rng) for e in examples)
         for container, pattern in shards.items():
             stream = pipeline.Pairs(pattern, pattern, tokenizer, transform)
             for place, (workers, threads) in PLACES.items():
@@ -138,6 +139,11 @@ def measure(arguments: Arguments, folder: Path) -> list[Row]:
         rates = rate[f"decode {decoder}"], rate[f"transform {decoder}"], rate[container, decoder, place]
         rows.append(Row(container, decoder, place, arguments.size, *rates, of_ideal))
     return rows
+
+
+def _each(made: Iterable[object]) -> None:
+    """Makes all, one after the other; where they were kept, most of the time could be that of the memory for them."""
+    collections.deque(made, maxlen=0)
 
 
 def markdown(rows: list[Row]) -> str:
