@@ -7,9 +7,9 @@ parser of the world's grammar says how many captions of pictures with one object
 training never showed.
 
 Other than in the paper (Yu et al. 2022): the embedding's pooler looks at the tower's tokens and not at what the first pooler makes of
-them, the caption's loss weighs as much as that of the pairs and not twice as much, and weights decay by 0.5, where the demo has 1e-4.
-With the paper's weights, its cascade and hardly any decay, the decoder learns which shapes go with which colour before it learns to see
-shapes: a quarter of the captions of new pairs are right, and 83 % of the pairs are named.
+them, the caption's loss weighs as much as that of the pairs and not twice as much, and weights decay by 1, where the demo has 1e-4. With
+the paper's weights, its cascade and hardly any decay, the decoder learns which shapes go with which colour before it learns to see shapes,
+and never forgets it: a quarter of the captions of new pairs are right. With a decay of 0.5 it is half to four fifths of them.
 """
 
 import dataclasses
@@ -61,6 +61,6 @@ def config() -> Config:
         data=dataclasses.replace(
             demo.data, tokenizer=tokenizers.Tokenizer("shapes:tokenizer.model", length=LENGTH, begin="</s>")
         ),
-        optimizer=dataclasses.replace(demo.optimizer, weight_decay=0.5),
+        optimizer=dataclasses.replace(demo.optimizer, weight_decay=1.0),
         evaluators={**demo.evaluators, **captions},
     )
