@@ -1,6 +1,7 @@
 """A model that takes prompts with images, as it is asked in context: every image encoded once, answers written or weighed."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,7 @@ class Prompted:
         """What the model writes to each prompt, up to the end of the chunk."""
         room = self.form.length - decoding.max_new_tokens
         rows = [self.encoder.prompt(prompt, room) for prompt in made]
+        _tell(rows, room)
         texts = []
         tokenizer = self.subject.tokenizer
         for first, batch in self._batches(rows, room, "answers"):
@@ -83,6 +85,7 @@ class Prompted:
             for answer in several:
                 rows.append(self.encoder.prompt(prompt, self.form.length, answer))
                 targets.append(len(answer))
+        _tell(rows, self.form.length)
         values = np.zeros(len(rows))
         for first, batch in self._batches(rows, self.form.length, "candidates", targets):
             found = self.subject.compiled.log_likelihood(self.subject.variables, batch)
@@ -112,6 +115,17 @@ class Prompted:
                     weighed[i, count - (targets[index] if targets else 0) : count] = True
                 yield first, batch if targets is None else {**batch, "targets": weighed}
                 bar.update(min(size, len(rows) - first))
+
+
+def _tell(rows: Sequence[prompts.Tokens], room: int) -> None:
+    """Says that prompts show fewer examples than they were to, if some do."""
+    short = [row.left_out for row in rows if row.left_out]
+    if short and jax.process_index() == 0:
+        logging.getLogger(__name__).warning(
+            "%d of %d prompts have no room for all their examples in %d tokens: on average %.1f of the first ones are left out; "
+            "ask for fewer shots, or take a language model of more tokens",
+            *(len(short), len(rows), room, np.mean(short)),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
