@@ -26,6 +26,7 @@ class FewShotCaptioning(in_context.InContext):
     """Whether captions are also checked by a parser of the shapes world's language; records then need the field "scene"."""
 
     task: ClassVar[str] = "few_shot_captioning"
+    numbers: ClassVar[tuple[str, ...]] = ("cider_d",)
 
     def items(self, data: str, source: sources.Source, count: int) -> list[few_shot_queries.Item]:
         records = [source[i] for i in range(count)]

@@ -8,6 +8,7 @@ import abc
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,6 +41,9 @@ class InContext(base.Evaluator, abc.ABC):
     """Of the draws."""
     examples: int = 4
     """Prompts with answers to show for each k."""
+
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Metrics that go beyond 1."""
 
     def __post_init__(self):
         if not self.shots or min(self.shots) < 0 or list(self.shots) != sorted(set(self.shots)):
@@ -114,17 +118,15 @@ class InContext(base.Evaluator, abc.ABC):
             metrics=means | spread,
             chance={name: chance[name.partition("@")[0]] for name in values if name.partition("@")[0] in chance},
             blind={name: float(blind[name.partition("@")[0]].mean()) for name in values},
-            intervals={name: _interval(of.mean(0)) for name, of in values.items()},
+            intervals={
+                name: intervals.of_mean(of.mean(0), kind="number" if name.partition("@")[0] in self.numbers else "share")
+                for name, of in values.items()
+            },
             examples=shown,
             figures={"shots": base.Lines("examples shown", first, {first: line})},
             note=f"{len(asked.queries):,} queries; examples out of {len(asked.support):,}: {how}; seed {self.seed}. Blind: "
             f"{often!r} to all. {self.note}".strip(),
         )
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """Of the mean of what queries got: shares, but for CIDEr-D, which goes to 10."""
-    return intervals.of_mean(values, kind="share" if values.max() <= 1 else "number")
 
 
 class _Any(dict):
