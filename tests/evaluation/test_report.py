@@ -261,6 +261,31 @@ def test_differences_have_charts_beside_those_of_the_values(tmp_path):
     assert [label.count("20.0") for label in charts] == [2, 2, 1]
 
 
+def in_context(counts=(0, 1, 16)) -> base.Result:
+    values = {f"{name}@{k}_shots": 0.5 + k / 100 for name in ("objects_accuracy", "cider_d") for k in counts}
+    shares = {name for name in values if "objects" in name}
+    return base.Result(
+        metrics=values | {"objects_accuracy@16_shots_deviation": 0.123, "odd": 7.0},
+        blind=dict.fromkeys(shares, 0.023),
+        intervals=dict.fromkeys(shares, (0.31, 0.77)),
+    )
+
+
+def test_metrics_of_several_numbers_of_examples_make_a_table_by_them(tmp_path):
+    text, page = make(tmp_path, results={"captions": in_context()})
+    words = page.text.replace("\u202f", " ")
+    assert "Examples shown Captions right in shape and colour Cider d" not in words  # CIDEr-D has its name
+    assert "Examples shown Captions right in shape and colour CIDEr-D" in words and "deviation" in words
+    marks = "95 % interval blind 2.3 %"  # said by the marks of bars
+    assert f"0 50.0 % [31.0, 77.0] {marks} 0.5 1 51.0 % [31.0, 77.0] {marks} 0.51" in words
+    assert f"16 66.0 % [31.0, 77.0] {marks} 0.66 12.3 % Blind 2.3 %" in words
+    assert "Odd 7" in words and "shots" not in words.partition("Odd")[0].partition("Examples shown")[2]
+    tile = next(part for part in text.split("</a>") if 'class="tile"' in part)
+    assert "66.0" in tile and "Captions right in shape and colour, 16 shots" in tile
+    _, few = make(tmp_path, results={"captions": in_context((0, 16))})
+    assert "Examples shown" not in few.text and "Captions right in shape and colour, 0 shots" in few.text
+
+
 def test_tiles_lead_to_their_evaluations(tmp_path):
     _, page = make(tmp_path)
     targets = [a["href"] for tag, a in page.elements if tag == "a"]
@@ -273,7 +298,8 @@ def test_tiles_lead_to_their_evaluations(tmp_path):
     [("image_retrieval_recall@5", "Text to image, R@5"), ("text_retrieval_true_recall@1", "Image to text, true recall@1"),
      ("text_retrieval_mean_rank", "Image to text, mean rank"), ("acc_swap_att", "Accuracy, swap att"), ("odd", "Odd"),
      ("acc1_drop_sketch", "Top-1 accuracy, drop sketch"),
-     ("acc1@4_shots", "Top-1 accuracy, 4 shots"), ("acc1_deviation@4_shots", "Top-1 accuracy, deviation, 4 shots"), ("auroc", "AUROC")],
+     ("acc1@4_shots", "Top-1 accuracy, 4 shots"), ("acc1_deviation@4_shots", "Top-1 accuracy, deviation, 4 shots"), ("auroc", "AUROC"),
+     ("cider_d@1_shots_deviation", "CIDEr-D, deviation, 1 shot"), ("acc1_shuffled@8_shots", "Top-1 accuracy, shuffled, 8 shots")],
 )  # fmt: skip
 def test_metrics_have_names_for_readers(name, text):
     assert scores.label(name) == text

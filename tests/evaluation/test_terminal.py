@@ -21,6 +21,18 @@ def test_columns_that_nothing_fills_are_left_out():
     assert terminal.table([_record("a", {"acc1": 1.0})]).splitlines()[0].split() == ["value"]
 
 
+def test_numbers_of_examples_are_columns():
+    values = {f"{name}@{k}_shots": 0.5 + k / 100 for name in ("accuracy", "objects_accuracy") for k in (0, 4, 16)}
+    one = _record("words", values, chance={"accuracy@0_shots": 0.5})
+    text = terminal.table([_record("a", {"acc1": 1.0}), one]).replace("\N{NARROW NO-BREAK SPACE}", "")
+    first, second = text.split("\n\n")
+    assert "words" not in first and "Top-1" in first
+    head, plain, named = (line.split() for line in second.splitlines())
+    assert head == ["words,", "by", "examples", "shown", "0", "4", "16", "chance"]
+    assert plain == ["Accuracy", "50.0%", "54.0%", "66.0%", "50.0%"] and named[-3:] == ["50.0%", "54.0%", "66.0%"]
+    assert terminal.table([one]).replace("\N{NARROW NO-BREAK SPACE}", "") == second
+
+
 def test_the_best_of_each_row_is_marked_and_low_ranks_are_good():
     worse = [_record("a", {"acc1": 0.5, "image_retrieval_median_rank": 2.0, "acc5": 1.0})]
     better = [_record("a", {"acc1": 0.6, "image_retrieval_median_rank": 3.0, "acc5": 1.0}), _record("b", {"acc1": 0.1})]

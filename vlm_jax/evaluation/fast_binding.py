@@ -133,9 +133,9 @@ class FastBinding(base.Evaluator):
                     expected = [episode.words[episode.query[1]] for episode in episodes]
                     done = prompted.Answered(f"{shots} shots", made, said, (best == asked).tolist(), expected)
                     shown += done.examples(source, [episode.query[0] for episode in episodes], subject, self.examples)
-        return self._result(episodes, right, shown)
+        return self._result(episodes, right, shown, model.told)
 
-    def _result(self, episodes: Sequence[Episode], right: Mapping[str, np.ndarray], shown: list[base.Example]) -> base.Result:
+    def _result(self, episodes: Sequence[Episode], right: Mapping[str, np.ndarray], shown: list[base.Example], told: str) -> base.Result:
         """From what was right, bool [episodes], by metric."""
         kinds = np.array([episode.kind for episode in episodes])
         names = [f"{name}@{shots}_shots" for name in ("acc1", "acc1_shuffled") for shots in self.shots]
@@ -149,14 +149,19 @@ class FastBinding(base.Evaluator):
             return [(float(k), float(values[f"{name}@{k}_shots"].mean())) for k in self.shots]
 
         lines = {"words of the images": line("acc1"), "words shuffled": line("acc1_shuffled")}
+        note = [
+            f"{len(episodes):,} episodes of {self.ways} classes by {', '.join(dict.fromkeys(kinds))}; words out of {len(self.words)}, "
+            f"such as {self.words[0]}; seed {self.seed}.",
+            told,
+            self.note,
+        ]
         return base.Result(
             metrics={name: float(of.mean()) for name, of in values.items()},
             chance=dict.fromkeys(values, chance),
             intervals={name: intervals.of_mean(of) for name, of in values.items()},
             examples=shown,
             figures={"shots": base.Lines("examples shown", "accuracy", lines | {"chance": [(float(k), chance) for k in self.shots]})},
-            note=f"{len(episodes):,} episodes of {self.ways} classes by {', '.join(dict.fromkeys(kinds))}; words out of "
-            f"{len(self.words)}, such as {self.words[0]}; seed {self.seed}. {self.note}".strip(),
+            note=" ".join(filter(None, note)),
         )
 
 

@@ -44,6 +44,11 @@ class Prompt:
         """The numbers of the images, in order."""
         return [chunk.image for chunk in (*self.examples, self.query) if chunk.image is not None]
 
+    @property
+    def shots(self) -> int:
+        """Examples that are shown with their images."""
+        return sum(chunk.image is not None for chunk in self.examples)
+
     def __str__(self) -> str:
         closed = "".join(_shown(chunk) + CHUNK_END for chunk in self.examples)
         return closed + _shown(self.query)

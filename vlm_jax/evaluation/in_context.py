@@ -110,10 +110,18 @@ class InContext(base.Evaluator, abc.ABC):
         first = next(iter(values)).partition("@")[0]
         line = [(float(k), means[f"{first}@{k}_shots"]) for k in self.shots]
         spread = {f"{name}_deviation": float(np.std(of.mean(1), ddof=1)) for name, of in values.items() if len(of) > 1}
-        how = "most similar images, the most similar one last" if self.choice == "similar" else f"{self.draws} draws, {self.drawn}"
+        how = "those with the most similar images, the most similar one last"
+        if self.choice == "random":
+            drawn = "the same ones for all queries" if self.drawn == "once" else "others for each query"
+            how = f"{drawn}, {self.draws} draw{'' if self.draws == 1 else 's'}"
         often = collections.Counter(item.answers[0] for item in asked.support).most_common(1)[0][0]
         blind = self.score([often] * len(asked.queries), asked.queries)
         chance = self.chance([*asked.support, *asked.queries])
+        told = [
+            f"{len(asked.queries):,} queries; examples out of {len(asked.support):,}: {how}; seed {self.seed}. Blind: {often!r} to all.",
+            asked.model.told,
+            self.note,
+        ]
         return base.Result(
             metrics=means | spread,
             chance={name: chance[name.partition("@")[0]] for name in values if name.partition("@")[0] in chance},
@@ -124,8 +132,7 @@ class InContext(base.Evaluator, abc.ABC):
             },
             examples=shown,
             figures={"shots": base.Lines("examples shown", first, {first: line})},
-            note=f"{len(asked.queries):,} queries; examples out of {len(asked.support):,}: {how}; seed {self.seed}. Blind: "
-            f"{often!r} to all. {self.note}".strip(),
+            note=" ".join(filter(None, told)),
         )
 
 

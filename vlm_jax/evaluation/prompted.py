@@ -29,6 +29,8 @@ class Prompted:
     form: generation.PromptForm
     visual: np.ndarray
     """float32[n, r, d]: visual tokens of the images, by their number in prompts."""
+    _left_out: dict[int, list[int]] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    """By shots, how many examples of each prompt so far found no room."""
 
     @classmethod
     def of(cls, subject: base.Subject, sets: Mapping[str, tuple[sources.Source, int]]) -> "Prompted":
@@ -52,11 +54,17 @@ class Prompted:
         """From prompts to tokens."""
         return prompts.Encoder(self.subject.tokenizer, self.form.image_id, self.form.chunk_end_id)
 
+    @property
+    def told(self) -> str:
+        """What is to be said of examples that prompts so far had no room for; empty where all found room."""
+        short = [f"{np.mean(of):.1f} at {shots} shots" for shots, of in sorted(self._left_out.items()) if any(of)]
+        return f"Left out for want of room, on average: {', '.join(short)} (prompts of {self.form.length} tokens)." if short else ""
+
     def written(self, made: Sequence[prompts.Prompt], decoding: generation.Decoding, seed: int) -> list[str]:
         """What the model writes to each prompt, up to the end of the chunk."""
         room = self.form.length - decoding.max_new_tokens
         rows = [self.encoder.prompt(prompt, room) for prompt in made]
-        _tell(rows, room)
+        self._note(made, rows, room)
         texts = []
         tokenizer = self.subject.tokenizer
         for first, batch in self._batches(rows, room, "answers"):
@@ -80,12 +88,10 @@ class Prompted:
         Args:
           answers: tokens that complete each prompt, such as those of `encoder.answer`.
         """
-        rows, targets = [], []
-        for prompt, several in zip(made, answers, strict=True):
-            for answer in several:
-                rows.append(self.encoder.prompt(prompt, self.form.length, answer))
-                targets.append(len(answer))
-        _tell(rows, self.form.length)
+        asked = [(prompt, answer) for prompt, several in zip(made, answers, strict=True) for answer in several]
+        rows = [self.encoder.prompt(prompt, self.form.length, answer) for prompt, answer in asked]
+        targets = [len(answer) for _, answer in asked]
+        self._note([prompt for prompt, _ in asked], rows, self.form.length)
         values = np.zeros(len(rows))
         for first, batch in self._batches(rows, self.form.length, "candidates", targets):
             found = self.subject.compiled.log_likelihood(self.subject.variables, batch)
@@ -116,16 +122,17 @@ class Prompted:
                 yield first, batch if targets is None else {**batch, "targets": weighed}
                 bar.update(min(size, len(rows) - first))
 
-
-def _tell(rows: Sequence[prompts.Tokens], room: int) -> None:
-    """Says that prompts show fewer examples than they were to, if some do."""
-    short = [row.left_out for row in rows if row.left_out]
-    if short and jax.process_index() == 0:
-        logging.getLogger(__name__).warning(
-            "%d of %d prompts have no room for all their examples in %d tokens: on average %.1f of the first ones are left out; "
-            "ask for fewer shots, or take a language model of more tokens",
-            *(len(short), len(rows), room, np.mean(short)),
-        )
+    def _note(self, made: Sequence[prompts.Prompt], rows: Sequence[prompts.Tokens], room: int) -> None:
+        """Keeps, and says in the log, that prompts show fewer examples than they were to, if some do."""
+        for prompt, row in zip(made, rows, strict=True):
+            self._left_out.setdefault(prompt.shots, []).append(row.left_out)
+        short = [row.left_out for row in rows if row.left_out]
+        if short and jax.process_index() == 0:
+            logging.getLogger(__name__).warning(
+                "%d of %d prompts have no room for all their examples in %d tokens: on average %.1f of the first ones are left out; "
+                "ask for fewer shots, or take a language model of more tokens",
+                *(len(short), len(rows), room, np.mean(short)),
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,14 +4,13 @@ It needs no network and runs no script, and its content policy forbids both. All
 escaped where the markup is made (`markup`).
 """
 
-import itertools
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from vlm_jax.evaluation import base, charts, confusion, drawings, gallery, records, scores, spent, style
+from vlm_jax.evaluation import base, charts, confusion, drawings, gallery, records, scores, shots, spent, style
 from vlm_jax.evaluation.markup import Markup, element, join, shortened
 from vlm_jax.training import goodput as accounts
 
@@ -128,11 +127,11 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _tiles(results: Mapping[str, base.Result], training: scores.Series) -> list[Markup]:
-    """The first metric of every evaluation, and the loss."""
+    """The foremost metric of every evaluation, and the loss."""
     tiles = []
     for i, (name, result) in enumerate(results.items()):
-        for metric, value in itertools.islice(result.metrics.items(), 1):
-            interval, beside = result.intervals.get(metric), []
+        if metric := shots.foremost(result.metrics):
+            value, interval, beside = result.metrics[metric], result.intervals.get(metric), []
             for kind, of in (("chance", result.chance), ("blind", result.blind)):
                 if metric in of:
                     beside.append(f"{kind} {scores.show(metric, of[metric])}")

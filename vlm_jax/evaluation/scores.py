@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from vlm_jax.evaluation import base, caption_scores, charts, confusion, drawings, gallery
+from vlm_jax.evaluation import base, caption_scores, charts, confusion, drawings, gallery, shots
 from vlm_jax.evaluation.markup import Markup, element, join
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
@@ -79,11 +79,49 @@ def section(name: str, result: base.Result, series: Series, images: gallery.Budg
 
 
 def _metrics(result: base.Result) -> Markup:
-    """The table of the metrics."""
-    with_blind = any(metric in result.blind for metric in result.metrics)
-    with_interval = any(metric in result.intervals for metric in result.metrics)
+    """The metrics: a table by number of examples of those that have several, and a row for each of the others."""
+    groups = shots.by_metric(result.metrics)
+    grouped = {name for of in groups.values() for name in of.values()}
+    single = [metric for metric in result.metrics if metric not in grouped]
+    return join(_by_shots(groups, result) if groups else None, _single(single, result) if single or not groups else None)
+
+
+def _by_shots(groups: Mapping[str, Mapping[int, str]], result: base.Result) -> Markup:
+    """A row for each number of examples, a column for each metric; chance, and what is reached blind, below."""
+    heads = [element("th", "Examples shown", class_="wrap"), [element("th", label(metric), class_="n wrap") for metric in groups]]
     rows = []
-    for metric, value in result.metrics.items():
+    for k in sorted({k for of in groups.values() for k in of}):
+        cells = []
+        for of in groups.values():
+            name = of.get(k)
+            cells.append(element("td", class_="n") if name is None else element("td", _value(name, result), class_="n value shots"))
+        rows.append(element("tr", element("td", str(k)), cells))
+    for title, known in (("Chance", result.chance), ("Blind", result.blind)):
+        found = [{show(name, known[name]) for name in of.values() if name in known} for of in groups.values()]
+        if any(found):
+            written = [element("td", ", ".join(sorted(values)), class_="n soft") for values in found]
+            rows.append(element("tr", element("td", title, class_="soft"), written))
+    table = element("table", element("thead", element("tr", heads)), element("tbody", rows), class_="metrics")
+    return element("div", table, class_="wide")
+
+
+def _value(metric: str, result: base.Result) -> Markup:
+    """A value with its interval and its bar, as far as it has them."""
+    value, interval = result.metrics[metric], result.intervals.get(metric)
+    bar = None
+    if is_share(metric) and "_deviation" not in metric and math.isfinite(value):
+        bar = _bar(value, result.chance.get(metric), result.blind.get(metric), interval)
+    between = element("span", within(metric, interval), class_="interval") if interval else None
+    return join(element("b", show(metric, value)), " " if between else None, between, bar)
+
+
+def _single(metrics: Sequence[str], result: base.Result) -> Markup:
+    """A row for each metric."""
+    with_blind = any(metric in result.blind for metric in metrics)
+    with_interval = any(metric in result.intervals for metric in metrics)
+    rows = []
+    for metric in metrics:
+        value = result.metrics[metric]
         chance, blind, interval = result.chance.get(metric), result.blind.get(metric), result.intervals.get(metric)
         bar = _bar(value, chance, blind, interval) if is_share(metric) and math.isfinite(value) else None
         between = element("span", within(metric, interval), class_="interval") if interval else None
@@ -206,8 +244,13 @@ def label(name: str) -> str:
             match = re.fullmatch(r"(true_)?recall@(\d+)", rest)
             words = f"{'true recall@' if match[1] else 'R@'}{match[2]}" if match else rest.replace("_", " ")
             return f"{direction}, {'true recall' if rest == 'true' else words}"
+    if found := shots.parts(name):
+        metric, count = found
+        return f"{label(metric)}, {count} shot{'' if count == 1 else 's'}"
     if name in _LABELS:
         return _LABELS[name]
+    if name.endswith("_deviation"):
+        return f"{label(name.removesuffix('_deviation'))}, deviation"
     if part := re.fullmatch("(acc[15]?)[_@](.+)", name):
         return f"{_LABELS[part[1]]}, {part[2].replace('_', ' ').replace('@', ', ')}"
     words = name.replace("_", " ")

@@ -60,9 +60,11 @@ th:last-child, td:last-child { padding-right: 0; }
 td.n.value b { font-weight: 600; } .interval { color: var(--soft); font-size: 13px; }
 td.bar { width: 42%; padding-left: 4px; }
 td.bar svg { display: block; width: 100%; height: 12px; }
-td.bar .track { fill: var(--line); opacity: .55; }
-td.bar .fill { fill: var(--accent); }
-td.bar .range { fill: var(--accent); fill-opacity: .32; }
+td .track { fill: var(--line); opacity: .55; }
+td .fill { fill: var(--accent); }
+td .range { fill: var(--accent); fill-opacity: .32; }
+th.wrap { white-space: normal; vertical-align: bottom; overflow-wrap: normal; min-width: 76px; }
+td.shots { min-width: 104px; } td.shots .interval { display: block; line-height: 1.3; } td.shots svg { display: block; width: 100%; height: 12px; margin-top: 2px; }
 .mark.chance { fill: var(--ink); background: var(--ink); } .mark.blind { fill: var(--ground); stroke: var(--ink); stroke-width: 1.6; }
 i.mark.chance { width: 2px; height: 12px; border-radius: 0; vertical-align: -2px; }
 i.mark.blind { border: 1.6px solid var(--ink); background: var(--ground); }

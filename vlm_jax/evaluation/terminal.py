@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlm_jax.evaluation import scores
+from vlm_jax.evaluation import scores, shots
 
 Record = Mapping[str, Any]
 """As `records.record` makes it."""
@@ -15,14 +15,35 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def table(records: Sequence[Record]) -> str:
-    """Metrics of one checkpoint: value, 95 % interval, chance, and what is reached blind, as far as they are known."""
+    """Metrics of one checkpoint: value, 95 % interval, chance, and what is reached blind, as far as they are known; those that are known
+    for several numbers of examples in tables by that number."""
     rows: list[list[str]] = [["", "value", "95 % interval", "chance", "blind"]]
+    tables = []
     for record in records:
-        rows.append([plain(record["dataset"]), "", "", "", ""])
-        for metric in record["metrics"]:
+        groups = shots.by_metric(record["metrics"])
+        grouped = {name for of in groups.values() for name in of.values()}
+        single = [metric for metric in record["metrics"] if metric not in grouped]
+        if single:
+            rows.append([plain(record["dataset"]), "", "", "", ""])
+        for metric in single:
             cells = (_number(record, kind, metric) for kind in ("chance", "blind"))
             rows.append([f"  {scores.label(metric)}", _number(record, "metrics", metric), _interval(record, metric), *cells])
+        if groups:
+            tables.append(_by_shots(record, groups))
     used = [i for i in range(5) if any(row[i] for row in rows[1:])]
+    main = ["\n".join(_aligned([[row[i] for i in used] for row in rows]))] if len(rows) > 1 else []
+    return "\n\n".join([*main, *tables])
+
+
+def _by_shots(record: Record, groups: Mapping[str, Mapping[int, str]]) -> str:
+    """A row for each metric, a column for each number of examples."""
+    counts = sorted({k for of in groups.values() for k in of})
+    rows = [[f"{plain(record['dataset'])}, by examples shown", *map(str, counts), "chance", "blind"]]
+    for metric, of in groups.items():
+        values = [_number(record, "metrics", of[k]) if k in of else "" for k in counts]
+        beside = [_number(record, kind, next(iter(of.values()))) for kind in ("chance", "blind")]
+        rows.append([f"  {scores.label(metric)}", *values, *beside])
+    used = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
     return "\n".join(_aligned([[row[i] for i in used] for row in rows]))
 
 
