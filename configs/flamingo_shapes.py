@@ -2,6 +2,7 @@
 
     python -m vlm_jax.train configs/vit_shapes.py
     python -m vlm_jax.train configs/lm_shapes.py
+    python -m vlm_jax.train configs/lm_shapes_long.py
     python -m vlm_jax.train configs/flamingo_shapes.py
 
 After 45 minutes of two cores, 70 % of its captions are right in shape and colour, and it learns words for shapes and colours from two
@@ -25,17 +26,19 @@ from vlm_jax.systems import flamingo
 from vlm_jax.training import optimizer
 
 WIDTH = 128
+ROW = 128
+"""Tokens of a row of pages, which have up to eight images; prompts may be as long as the language model allows, with 32."""
 
 
 def config() -> Config:
     folder = Path(__file__).parent
     clip: Any = load_recipe(str(folder / "vit_shapes.py"))[0].system
-    language_model: Any = load_recipe(str(folder / "lm_shapes.py"))[0]
-    lm, tokenizer = language_model.system.lm, language_model.data.tokenizer
+    language_model: Any = load_recipe(str(folder / "lm_shapes_long.py"))[0]
+    lm, tokenizer = language_model.system.lm, dataclasses.replace(language_model.data.tokenizer, length=ROW)
     transform = images.Transform(size=64)
-    asked = {"train": "shapes:train", "support": 256, "limit": 128, "shots": (0, 1, 2, 4, 8)}
+    asked = {"train": "shapes:train", "support": 256, "limit": 128, "shots": (0, 1, 2, 4, 8, 16, 32)}
     attributes = ("scene.objects.0.colour", "scene.objects.0.shape", "scene.objects.0.texture", "scene.background")
-    bound = {"data": "shapes:trained_pairs", "limit": 384, "labels": attributes}
+    bound = {"data": "shapes:trained_pairs", "labels": attributes, "shots": asked["shots"]}
     captions = few_shot_captioning.FewShotCaptioning(data="shapes:val", grammar="shapes", **asked)
     questions = vqa.Vqa(data="shapes:val", **asked)
     classes = few_shot_classification.FewShotClassification(
@@ -45,7 +48,7 @@ def config() -> Config:
         steps=1600,
         batch_size=16,
         eval_every=0,
-        init_from=("image/ <- runs/vit_shapes", "lm/ <- runs/lm_shapes"),
+        init_from=("image/ <- runs/vit_shapes", "lm/ <- runs/lm_shapes_long"),
         system=flamingo.Flamingo(
             image=clip.image,
             lm=lm,

@@ -73,6 +73,15 @@ def test_a_told_page_says_in_words_what_its_texts_are_about():
     assert known & set(pages.WORDS) and len(known - set(pages.WORDS)) > 10 and not known & set(pages.NEW_WORDS)
 
 
+def test_long_told_pages_are_such_pages_with_more_scenes():
+    texts = [pages.told("long_told_pages", index)[1] for index in range(60)]
+    counts = [len(text.removesuffix(".").split(". ")) for text in texts]
+    assert 4 <= min(counts) < 24 and 60 < max(counts) <= 144  # a list has two for each scene, each in up to two parts
+    assert "Output: " in "".join(texts) and set(texts).isdisjoint(pages.told("told_pages", index)[1] for index in range(60))
+    assert pages.told_page("long_told_pages_val", 0)["items"][0]["text"] == pages.told("long_told_pages_val", 0)[1]
+    assert set(pages.COUNTS) >= {"long_told_pages", "long_told_pages_val"}
+
+
 def test_the_vocabulary_is_made_once_where_its_place_says(tmp_path, monkeypatch):
     monkeypatch.setenv("VLM_JAX_CACHE", str(tmp_path))
     file = places.locate("shapes:pages.model", "data.tokenizer.path")

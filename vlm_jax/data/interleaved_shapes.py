@@ -1,5 +1,6 @@
 """Pages of the shapes world, made on first use: `shapes:pages` and `shapes:pages_val`; `shapes:told_pages` and `shapes:told_pages_val`, for
-language models, which tell in words what is to be seen; and `shapes:pages.model`, the vocabulary of both.
+language models, which tell in words what is to be seen; `shapes:long_told_pages` and `shapes:long_told_pages_val`, of up to 36 scenes; and
+`shapes:pages.model`, the vocabulary of all.
 
 A page shows four to eight scenes, each followed by its text, and has one of three kinds:
 
@@ -31,7 +32,14 @@ from vlm_jax import files
 from vlm_jax.data import records, shapes, tar_index, vocabulary
 from vlm_jax.errors import InputError
 
-COUNTS = {"pages": 8_000, "pages_val": 128, "told_pages": 8_000, "told_pages_val": 128}
+COUNTS = {
+    "pages": 8_000,
+    "pages_val": 128,
+    "told_pages": 8_000,
+    "told_pages_val": 128,
+    "long_told_pages": 4_000,
+    "long_told_pages_val": 128,
+}
 """Pages of each split."""
 TOKENIZER = "pages.model"
 PIECES = 256
@@ -68,7 +76,7 @@ def ensure(name: str) -> str:
             if name == TOKENIZER:
                 files.write(path, vocabulary.train(_texts(), PIECES))
             else:
-                made = told_page if name.startswith("told") else page
+                made = told_page if "told" in name else page
                 records.write(str(folder / name), (made(name, index) for index in range(COUNTS[name])), 1)
         except OSError as error:
             raise InputError(f"cache folder {folder}: {error.strerror}; set VLM_JAX_CACHE to one that can be written") from None
@@ -101,7 +109,7 @@ def chunks(split: str, index: int) -> tuple[str, list[tuple[shapes.Scene, str]]]
 def told(split: str, index: int) -> tuple[str, str]:
     """The kind of a told page, and its text."""
     rng = shapes.generator(0, split, index)
-    count = int(rng.integers(4, 13))
+    count = int(rng.integers(4, 37 if split.startswith("long") else 13))
     kind = _kind(rng, TOLD_SHARES)
     if kind in ("words", "lists", "recited"):
         known = rng.permutation(WORDS).tolist() if rng.random() < 0.5 else _invented(rng, 8)

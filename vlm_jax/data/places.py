@@ -3,7 +3,8 @@
 `shapes:train`, `shapes:val`, `shapes:held_out`, `shapes:trained_pairs` and `shapes:relations` name its shards,
 `shapes:tokenizer.model` and `shapes:classes.json` the files beside them, `shapes:clips` and `shapes:clips_val` clips of moving objects,
 `shapes:pages` and `shapes:pages_val` interleaved pages, `shapes:told_pages` and `shapes:told_pages_val` such without images, for language
-models, and `shapes:pages.model` the vocabulary of both. All are made on first use.
+models, `shapes:long_told_pages` and `shapes:long_told_pages_val` longer ones, and `shapes:pages.model` the vocabulary of all. All are made
+on first use.
 
 A place with `://` is reached through fsspec, which has a package for each kind of store (gcsfs for gs://, s3fs for s3://). What such
 packages raise comes as OSError, as a disk would.
