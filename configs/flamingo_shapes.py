@@ -42,7 +42,7 @@ def config() -> Config:
     captions = few_shot_captioning.FewShotCaptioning(data="shapes:val", grammar="shapes", **asked)
     questions = vqa.Vqa(data="shapes:val", **asked)
     classes = few_shot_classification.FewShotClassification(
-        data="shapes:trained_pairs", classes="shapes:classes.json", **asked | {"train": "shapes:trained_pairs", "shots": (0, 4)}
+        data="shapes:trained_pairs", classes="shapes:classes.json", **asked | {"train": "shapes:trained_pairs", "shots": (0, 4, 16, 32)}
     )
     return Config(
         steps=1600,
