@@ -274,16 +274,15 @@ def in_context(counts=(0, 1, 16)) -> base.Result:
 def test_metrics_of_several_numbers_of_examples_make_a_table_by_them(tmp_path):
     text, page = make(tmp_path, results={"captions": in_context()})
     words = page.text.replace("\u202f", " ")
-    assert "Examples shown Captions right in shape and colour Cider d" not in words  # CIDEr-D has its name
-    assert "Examples shown Captions right in shape and colour CIDEr-D" in words and "deviation" in words
+    assert "Shots Captions right in shape and colour CIDEr-D" in words and "deviation" in words
     marks = "95 % interval blind 2.3 %"  # said by the marks of bars
     assert f"0 50.0 % [31.0, 77.0] {marks} 0.5 1 51.0 % [31.0, 77.0] {marks} 0.51" in words
     assert f"16 66.0 % [31.0, 77.0] {marks} 0.66 12.3 % Blind 2.3 %" in words
-    assert "Odd 7" in words and "shots" not in words.partition("Odd")[0].partition("Examples shown")[2]
+    assert "Odd 7" in words and "shots" not in words.partition("Odd")[0].partition("Shots")[2]
     tile = next(part for part in text.split("</a>") if 'class="tile"' in part)
     assert "66.0" in tile and "Captions right in shape and colour, 16 shots" in tile
     _, few = make(tmp_path, results={"captions": in_context((0, 16))})
-    assert "Examples shown" not in few.text and "Captions right in shape and colour, 0 shots" in few.text
+    assert "Shots" not in few.text and "Captions right in shape and colour, 0 shots" in few.text
 
 
 def test_tiles_lead_to_their_evaluations(tmp_path):

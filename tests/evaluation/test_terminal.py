@@ -28,7 +28,7 @@ def test_numbers_of_examples_are_columns():
     first, second = text.split("\n\n")
     assert "words" not in first and "Top-1" in first
     head, plain, named = (line.split() for line in second.splitlines())
-    assert head == ["words,", "by", "examples", "shown", "0", "4", "16", "chance"]
+    assert head == ["words,", "by", "shots", "0", "4", "16", "chance"]
     assert plain == ["Accuracy", "50.0%", "54.0%", "66.0%", "50.0%"] and named[-3:] == ["50.0%", "54.0%", "66.0%"]
     assert terminal.table([one]).replace("\N{NARROW NO-BREAK SPACE}", "") == second
 

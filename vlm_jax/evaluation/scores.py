@@ -88,13 +88,13 @@ def _metrics(result: base.Result) -> Markup:
 
 def _by_shots(groups: Mapping[str, Mapping[int, str]], result: base.Result) -> Markup:
     """A row for each number of examples, a column for each metric; chance, and what is reached blind, below."""
-    heads = [element("th", "Examples shown", class_="wrap"), [element("th", label(metric), class_="n wrap") for metric in groups]]
+    heads = [element("th", "Shots"), [element("th", label(metric), class_="n wrap") for metric in groups]]
     rows = []
     for k in sorted({k for of in groups.values() for k in of}):
         cells = []
         for of in groups.values():
             name = of.get(k)
-            cells.append(element("td", class_="n") if name is None else element("td", _value(name, result), class_="n value shots"))
+            cells.append(element("td", _value(name, result) if name else None, class_="n value shots"))
         rows.append(element("tr", element("td", str(k)), cells))
     for title, known in (("Chance", result.chance), ("Blind", result.blind)):
         found = [{show(name, known[name]) for name in of.values() if name in known} for of in groups.values()]
@@ -105,14 +105,14 @@ def _by_shots(groups: Mapping[str, Mapping[int, str]], result: base.Result) -> M
     return element("div", table, class_="wide")
 
 
-def _value(metric: str, result: base.Result) -> Markup:
-    """A value with its interval and its bar, as far as it has them."""
+def _value(metric: str, result: base.Result) -> tuple[list[Markup | str], Markup | None]:
+    """A value with its interval, and its bar, as far as it has them; a deviation has none."""
     value, interval = result.metrics[metric], result.intervals.get(metric)
     bar = None
     if is_share(metric) and "_deviation" not in metric and math.isfinite(value):
         bar = _bar(value, result.chance.get(metric), result.blind.get(metric), interval)
-    between = element("span", within(metric, interval), class_="interval") if interval else None
-    return join(element("b", show(metric, value)), " " if between else None, between, bar)
+    between = [" ", element("span", within(metric, interval), class_="interval")] if interval else []
+    return [element("b", show(metric, value)), *between], bar
 
 
 def _single(metrics: Sequence[str], result: base.Result) -> Markup:
@@ -121,14 +121,12 @@ def _single(metrics: Sequence[str], result: base.Result) -> Markup:
     with_interval = any(metric in result.intervals for metric in metrics)
     rows = []
     for metric in metrics:
-        value = result.metrics[metric]
-        chance, blind, interval = result.chance.get(metric), result.blind.get(metric), result.intervals.get(metric)
-        bar = _bar(value, chance, blind, interval) if is_share(metric) and math.isfinite(value) else None
-        between = element("span", within(metric, interval), class_="interval") if interval else None
+        written, bar = _value(metric, result)
+        chance, blind = result.chance.get(metric), result.blind.get(metric)
         cells = [
             element("td", label(metric)),
             element("td", bar, class_="bar"),
-            element("td", element("b", show(metric, value)), " " if between else None, between, class_="n value"),
+            element("td", written, class_="n value"),
             element("td", "" if chance is None else show(metric, chance), class_="n soft"),
             element("td", "" if blind is None else show(metric, blind), class_="n soft") if with_blind else None,
         ]

@@ -64,7 +64,8 @@ td .track { fill: var(--line); opacity: .55; }
 td .fill { fill: var(--accent); }
 td .range { fill: var(--accent); fill-opacity: .32; }
 th.wrap { white-space: normal; vertical-align: bottom; overflow-wrap: normal; min-width: 76px; }
-td.shots { min-width: 104px; } td.shots .interval { display: block; line-height: 1.3; } td.shots svg { display: block; width: 100%; height: 12px; margin-top: 2px; }
+td.shots { min-width: 104px; }
+td.shots .interval { display: block; line-height: 1.3; } td.shots svg { display: block; width: 100%; height: 12px; margin-top: 2px; }
 .mark.chance { fill: var(--ink); background: var(--ink); } .mark.blind { fill: var(--ground); stroke: var(--ink); stroke-width: 1.6; }
 i.mark.chance { width: 2px; height: 12px; border-radius: 0; vertical-align: -2px; }
 i.mark.blind { border: 1.6px solid var(--ink); background: var(--ground); }

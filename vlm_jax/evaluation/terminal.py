@@ -38,7 +38,7 @@ def table(records: Sequence[Record]) -> str:
 def _by_shots(record: Record, groups: Mapping[str, Mapping[int, str]]) -> str:
     """A row for each metric, a column for each number of examples."""
     counts = sorted({k for of in groups.values() for k in of})
-    rows = [[f"{plain(record['dataset'])}, by examples shown", *map(str, counts), "chance", "blind"]]
+    rows = [[f"{plain(record['dataset'])}, by shots", *map(str, counts), "chance", "blind"]]
     for metric, of in groups.items():
         values = [_number(record, "metrics", of[k]) if k in of else "" for k in counts]
         beside = [_number(record, kind, next(iter(of.values()))) for kind in ("chance", "blind")]
