@@ -100,12 +100,16 @@ def test_answers_are_cut_at_the_end_of_the_chunk_and_count_as_people_s(data):
     subject = Recorder(data)
     found = vqa.Vqa(**given(data), shots=(0, 2), examples=2)(subject)
     assert found.metrics == pytest.approx({"accuracy@0_shots": 0.25, "accuracy@2_shots": 0.25})  # one of four queries is red
-    assert found.figures["shots"].lines == {"accuracy": [(0.0, 0.25), (2.0, 0.25)]}
+    lines = found.figures["shots"].lines
+    assert lines["accuracy"] == [(0.0, 0.25), (2.0, 0.25)] and lines["blind"] == [(0.0, 0.25), (2.0, 0.25)]  # red to all
     none, two = subject.batches
     assert [seen(none, row) for row in range(4)] == [[101], [102], [103], [104]]
     assert all(len(seen(two, row)) == 3 and seen(two, row)[-1] == 101 + row for row in range(4))
     assert (none["tokens"] == subject.config.image_id).sum() == 4 and (two["tokens"] == subject.config.image_id).sum() == 12
     example = found.examples[-1]
+    texts, pictures = zip(*((entry.text, entry.image) for entry in example.context), strict=True)
+    assert len(set(pictures)) == 2 and all(pictures) and all(text.startswith("Question: what colour is this? Answer: ") for text in texts)
+    assert [entry.image for entry in found.examples[0].context] == [b"", b""]  # with 0 shots, the texts of two
     assert example.group == "2 shots" and example.query.image and example.expected.text == "blue"
     assert example.query.text.count("<image>Question: what colour is this? Answer:") == 3 and example.query.text.count("<EOC>") == 2
     assert example.answers[0].text == "red"

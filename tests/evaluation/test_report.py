@@ -285,6 +285,27 @@ def test_metrics_of_several_numbers_of_examples_make_a_table_by_them(tmp_path):
     assert "Shots" not in few.text and "Captions right in shape and colour, 0 shots" in few.text
 
 
+def test_a_long_prompt_is_told_by_its_begin_and_end_and_unfolds_into_what_it_shows(tmp_path):
+    shown = tuple(base.Entry(f"Output: number {i}", thumbnail(i)) for i in range(32))
+    whole = "".join(f"<image>{entry.text}<EOC>" for entry in shown) + "<image>Output:"
+    example = base.Example("32 shots", base.Entry(whole, thumbnail()), (base.Entry("number 7"),), base.Entry("number 8"), shown)
+    _, page = make(tmp_path, results={"words": base.Result({"acc1": 0.5}, examples=[example])})
+    assert "<image>Output: number 0<EOC>" in page.text and "number 31<EOC><image>Output:" in page.text and whole not in page.text
+    assert all(entry.text in page.text for entry in shown)
+    assert sum(tag == "img" for tag, _ in page.elements) == 33
+    assert "details" in {tag for tag, a in page.elements if a.get("class") == "query"}
+
+
+def test_a_few_metrics_by_shots_stand_beside_their_chart(tmp_path):
+    values = {f"accuracy@{k}_shots": k / 100 for k in (0, 1, 16)}
+    figure = base.Lines("examples shown", "accuracy", {"accuracy": [(0.0, 0.0), (16.0, 0.16)], "blind": [(0.0, 0.1), (16.0, 0.1)]})
+    wide = {f"{name}@{k}_shots": 0.1 for name in ("accuracy", "a", "b", "c") for k in (0, 1, 16)}
+    for metrics, beside in ((values, 1), (wide, 0)):
+        _, page = make(tmp_path, results={"words": base.Result(metrics, figures={"shots": figure})}, metrics_history=[])
+        assert sum(a.get("class") == "beside" for _, a in page.elements) == beside
+        assert [a["aria-label"] for tag, a in page.elements if tag == "svg" and "aria-label" in a] == ["Accuracy over examples shown"]
+
+
 def test_tiles_lead_to_their_evaluations(tmp_path):
     _, page = make(tmp_path)
     targets = [a["href"] for tag, a in page.elements if tag == "a"]

@@ -125,6 +125,8 @@ class Example:
     answers: tuple[Entry, ...]
     expected: Entry = Entry()
     """The right answer, or one of them; shown where the answers do not hold one."""
+    context: tuple[Entry, ...] = ()
+    """What a prompt shows before it asks, in order; the query's text is then that of the whole prompt."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import collections
 import itertools
 import math
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,8 +28,12 @@ class Budget:
         self.left = points
 
 
-def draw(title: str, figure: base.Figure, budget: Budget) -> Markup | None:
-    """A figure under its title; None where it holds nothing that can be drawn, or is of a kind unknown here."""
+def draw(title: str, figure: base.Figure, budget: Budget, label: Callable[[str], str] = str) -> Markup | None:
+    """A figure under its title; None where it holds nothing that can be drawn, or is of a kind unknown here.
+
+    Args:
+      label: from names of metrics, which name lines and axes, to words.
+    """
     match figure:
         case base.Histogram():
             return _histogram(title, figure)
@@ -37,7 +42,7 @@ def draw(title: str, figure: base.Figure, budget: Budget) -> Markup | None:
         case base.Scatter():
             return _scatter(title, figure, budget)
         case base.Lines():
-            return _lines(title, figure)
+            return _lines(title, figure, label)
     return None
 
 
@@ -183,7 +188,7 @@ def _mark(place: np.ndarray, colour: int, radius: float, told: str) -> Markup:
     return element("path", element("title", told), d=f"M{x - r:.1f} {y}l{r}-{r} {r} {r}-{r} {r}z")
 
 
-def _lines(title: str, lines: base.Lines) -> Markup | None:
+def _lines(title: str, lines: base.Lines, label: Callable[[str], str]) -> Markup | None:
     finite = {
         name: [(x, y) for x, y in points if _usable(x, lines.scale) and _usable(y, "linear")]
         for name, points in lines.lines.items()
@@ -209,7 +214,7 @@ def _lines(title: str, lines: base.Lines) -> Markup | None:
         and 0 <= min(ys) <= max(ys) <= 1
     )
     show = charts.percent if shares else charts.number
-    frame = charts.Frame((x_low, x_high), (y_low, y_high), lines.x_axis, lines.y_axis, lines.scale)
+    frame = charts.Frame((x_low, x_high), (y_low, y_high), lines.x_axis, label(lines.y_axis), lines.scale)
     y_ticks = [
         (v, f"{100 * v:g}%" if shares else charts.tick(v)) for v in charts.ticks(y_low, y_high) if not shares or v <= 1
     ]
@@ -228,10 +233,10 @@ def _lines(title: str, lines: base.Lines) -> Markup | None:
             taken = chosen is not None and math.isclose(x, chosen)
             drawn.append(element("circle", told, class_=f"dot s{colour}", cx=a, cy=b, r=4.5 if taken else 2.8))
         if i < charts.COLOURS:
-            keys.append(_key(colour, element("bdi", name)))
+            keys.append(_key(colour, element("bdi", label(name))))
     if chosen is not None:
         keys.append(element("span", element("i", class_="dashed"), f"chosen: {charts.number(chosen)}", class_="key"))
-    return _figure(title, keys, frame.svg(drawn, label=f"{lines.y_axis} over {lines.x_axis}"))
+    return _figure(title, keys, frame.svg(drawn, label=f"{label(lines.y_axis)} over {lines.x_axis}"))
 
 
 def _usable(value: float, scale: str) -> bool:

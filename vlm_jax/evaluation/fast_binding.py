@@ -132,7 +132,7 @@ class FastBinding(base.Evaluator):
                     said = [episode.words[i] for episode, i in zip(episodes, best, strict=True)]
                     expected = [episode.words[episode.query[1]] for episode in episodes]
                     done = prompted.Answered(f"{shots} shots", made, said, (best == asked).tolist(), expected)
-                    shown += done.examples(source, [episode.query[0] for episode in episodes], subject, self.examples)
+                    shown += done.examples(model, self.examples)
         return self._result(episodes, right, shown, model.told)
 
     def _result(self, episodes: Sequence[Episode], right: Mapping[str, np.ndarray], shown: list[base.Example], told: str) -> base.Result:

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from vlm_jax.evaluation import base
-from vlm_jax.evaluation.markup import Markup, element, shortened
+from vlm_jax.evaluation.markup import Markup, abridged, element, shortened
 
 MAX_EXAMPLES = 24
 """Examples that one heading shows."""
@@ -84,10 +84,24 @@ def pair(example: base.Example, budget: Budget) -> Markup:
     )
 
 
+def _prompt(example: base.Example, budget: Budget) -> Markup:
+    """A prompt in short, and behind a fold what it shows, one after the other."""
+    asked = element("summary", element("bdi", abridged(example.query.text, 220)))
+    entries = []
+    for entry in example.context:
+        picture = budget.image(entry.image, entry.text) if entry.image else None
+        entries.append(element("li", element("div", picture), element("bdi", shortened(entry.text, 200))))
+    return element("details", asked, element("ol", entries, class_="context"), class_="query")
+
+
 def _card(example: base.Example, budget: Budget) -> Markup:
     """A query beside its answers, or over them where the answers are images."""
     query = example.query
-    words = element("p", element("bdi", shortened(query.text, 300)), class_="query") if query.text else None
+    words = None
+    if example.context:
+        words = _prompt(example, budget)
+    elif query.text:
+        words = element("p", element("bdi", shortened(query.text, 300)), class_="query")
     entries = [(entry, "" if entry.score is None else f"{entry.score:.3f}") for entry in example.answers]
     if not any(entry.verdict == "right" for entry in example.answers) and example.expected != base.Entry():
         entries.append((dataclasses.replace(example.expected, verdict="right"), "expected"))

@@ -86,7 +86,6 @@ class InContext(base.Evaluator, abc.ABC):
             found = base.open_records(data, limit)
             sets[name] = (*found, self.items(data, *found))
         asked = Queries.of(subject, sets, template=self.prompt, choice=self.choice, drawn=self.drawn, seed=self.seed)
-        source, count, _ = sets["queries"]
         values: dict[str, np.ndarray] = {}
         shown = []
         for shots in self.shots:
@@ -100,7 +99,7 @@ class InContext(base.Evaluator, abc.ABC):
                 if draw == 0:
                     right = next(iter(found.values())) == 1
                     done = prompted.Answered(f"{shots} shots", made, answers, right.tolist(), [item.answers[0] for item in asked.queries])
-                    shown += done.examples(source, range(count), subject, self.examples)
+                    shown += done.examples(asked.model, self.examples)
             values |= {f"{name}@{shots}_shots": np.stack(of) for name, of in several.items()}
         return self._result(asked, values, shown)
 
@@ -108,7 +107,6 @@ class InContext(base.Evaluator, abc.ABC):
         """From values [draws, queries] by metric."""
         means = {name: float(of.mean()) for name, of in values.items()}
         first = next(iter(values)).partition("@")[0]
-        line = [(float(k), means[f"{first}@{k}_shots"]) for k in self.shots]
         spread = {f"{name}_deviation": float(np.std(of.mean(1), ddof=1)) for name, of in values.items() if len(of) > 1}
         how = "those with the most similar images, the most similar one last"
         if self.choice == "random":
@@ -117,6 +115,10 @@ class InContext(base.Evaluator, abc.ABC):
         often = collections.Counter(item.answers[0] for item in asked.support).most_common(1)[0][0]
         blind = self.score([often] * len(asked.queries), asked.queries)
         chance = self.chance([*asked.support, *asked.queries])
+        lines = {first: [(float(k), means[f"{first}@{k}_shots"]) for k in self.shots]}
+        for name, known in (("chance", chance.get(first)), ("blind", float(blind[first].mean()))):
+            if known is not None:
+                lines[name] = [(float(k), known) for k in self.shots]
         told = [
             f"{len(asked.queries):,} queries; examples out of {len(asked.support):,}: {how}; seed {self.seed}. Blind: {often!r} to all.",
             asked.model.told,
@@ -131,7 +133,7 @@ class InContext(base.Evaluator, abc.ABC):
                 for name, of in values.items()
             },
             examples=shown,
-            figures={"shots": base.Lines("examples shown", first, {first: line})},
+            figures={"shots": base.Lines("examples shown", first, lines)},
             note=" ".join(filter(None, told)),
         )
 

@@ -42,6 +42,14 @@ def element(tag: str, /, *children: object, **attributes: object) -> Markup:
     return Markup(f"<{tag}{quoted}>{join(*children)}</{tag}>")
 
 
+def abridged(text: str, length: int) -> str:
+    """At most `length` characters, begin and end, with an ellipsis between where some were cut."""
+    if len(text) <= length:
+        return text
+    end = length // 2
+    return f"{text[: length - 1 - end].rstrip()}…{text[-end:].lstrip()}"
+
+
 def shortened(text: str, length: int) -> str:
     """At most `length` characters, the last of them an ellipsis where some were cut."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"

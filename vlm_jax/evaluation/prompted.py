@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,8 @@ class Prompted:
     form: generation.PromptForm
     visual: np.ndarray
     """float32[n, r, d]: visual tokens of the images, by their number in prompts."""
+    sets: Sequence[tuple[sources.Source, int]] = ()
+    """Where the images come from, and how many from each, in the order of their numbers."""
     _left_out: dict[int, list[int]] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
     """By shots, how many examples of each prompt so far found no room."""
 
@@ -47,12 +49,24 @@ class Prompted:
             raise InputError("evaluators: learning in context needs a model that takes several images and texts, such as a Flamingo")
         embed: Any = subject.embed_records
         visual = [embed(*some, f"images of {name}", "visual_tokens").reshape(-1, *form.visual) for name, some in sets.items()]
-        return cls(subject, form, np.concatenate(visual))
+        return cls(subject, form, np.concatenate(visual), tuple(sets.values()))
 
     @property
     def encoder(self) -> prompts.Encoder:
         """From prompts to tokens."""
         return prompts.Encoder(self.subject.tokenizer, self.form.image_id, self.form.chunk_end_id)
+
+    def thumbnails(self, chunks: Iterable[prompts.Chunk], side: int) -> dict[int | None, bytes]:
+        """The images of chunks by their numbers, as the report shows them, see `base.thumbnail`; nothing for a chunk without."""
+        wanted = {chunk.image for chunk in chunks if chunk.image is not None}
+        found: dict[int | None, bytes] = {None: b""}
+        before = 0
+        for source, count in self.sets:
+            own = sorted(number - before for number in wanted if before <= number < before + count)
+            read = pipeline.read(source, self.subject.transform, indices=own)
+            found |= {before + number: base.thumbnail(pixels, side) for number, _, pixels in read}
+            before += count
+        return found
 
     @property
     def told(self) -> str:
@@ -147,21 +161,18 @@ class Answered:
     expected: Sequence[str]
     """A right answer to each."""
 
-    def examples(self, source: sources.Source, numbers: Sequence[int], subject: base.Subject, count: int) -> list[base.Example]:
-        """Some of the prompts as the model got them, beside the image that is asked about.
-
-        Args:
-          numbers: of that image's record in `source`, for each prompt.
-        """
+    def examples(self, model: Prompted, count: int) -> list[base.Example]:
+        """Some of the prompts, with the images that they show and the one that they ask about."""
         chosen = base.spread(np.arange(len(self.made)), count)
-        wanted = sorted({int(numbers[i]) for i in chosen})
-        pictures = {number: base.thumbnail(pixels) for number, _, pixels in pipeline.read(source, subject.transform, indices=wanted)}
+        asked = model.thumbnails((self.made[i].query for i in chosen), 112)
+        before = model.thumbnails((chunk for i in chosen for chunk in self.made[i].examples), 56)
         return [
             base.Example(
                 self.group,
-                base.Entry(str(self.made[i]), pictures[int(numbers[i])]),
+                base.Entry(str(self.made[i]), asked[self.made[i].query.image]),
                 (base.Entry(self.answers[i] or "(nothing)", verdict="right" if self.right[i] else "none"),),
                 base.Entry(self.expected[i]),
+                tuple(base.Entry(chunk.text, before[chunk.image]) for chunk in self.made[i].examples),
             )
             for i in chosen
         ]

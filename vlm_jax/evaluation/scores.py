@@ -17,6 +17,8 @@ LINES = 6
 """Curves in one chart."""
 ROWS = 32
 """Rows that a table shows."""
+NARROW = 3
+"""Metrics by number of examples that leave room for a chart beside them."""
 _LABELS = {
     "acc": "Accuracy",
     "acc1": "Top-1 accuracy",
@@ -54,16 +56,16 @@ _DIRECTIONS = {"image_retrieval": "Text to image", "text_retrieval": "Image to t
 def section(name: str, result: base.Result, series: Series, images: gallery.Budget, points: drawings.Budget) -> Markup:
     """One evaluation: its numbers beside chance, their curves, its figures, its tables."""
     note = element("p", element("bdi", result.note), class_="soft small") if result.note else None
+    order = sorted(result.figures.items(), key=lambda item: not isinstance(item[1], base.Scatter))  # others stand beside it
+    figures = {title: drawn for title, of in order if (drawn := drawings.draw(label(title), of, points, label))}
     curves = _curves(name, result, series)
+    if not curves and "shots" in figures and 0 < len(shots.by_metric(result.metrics)) <= NARROW:
+        curves = [figures.pop("shots")]
     if len(curves) == 1:
         numbers = element("div", element("div", _metrics(result)), curves, class_="beside")
     else:
         numbers = join(_metrics(result), element("div", curves, class_="grid below") if curves else None)
-    order = sorted(
-        result.figures.items(), key=lambda item: not isinstance(item[1], base.Scatter)
-    )  # others stand beside it
-    drawn = [drawn for title, of in order if (drawn := drawings.draw(label(title), of, points))]
-    figures = element("div", drawn, class_="grid below figures") if drawn else None
+    drawn = element("div", list(figures.values()), class_="grid below figures") if figures else None
     pairs: dict[str, list[base.Example]] = {}
     for example in result.examples:
         if example.group.endswith(confusion.GROUP):
@@ -75,7 +77,7 @@ def section(name: str, result: base.Result, series: Series, images: gallery.Budg
         )
         tables.append(_table(title, table, own, images) if table.rows else None)
     rest = [confusion.pairs(label(title), examples, images) for title, examples in pairs.items()]
-    return join(note, numbers, figures, tables, rest)
+    return join(note, numbers, drawn, tables, rest)
 
 
 def _metrics(result: base.Result) -> Markup:
@@ -88,19 +90,19 @@ def _metrics(result: base.Result) -> Markup:
 
 def _by_shots(groups: Mapping[str, Mapping[int, str]], result: base.Result) -> Markup:
     """A row for each number of examples, a column for each metric; chance, and what is reached blind, below."""
-    heads = [element("th", "Shots"), [element("th", label(metric), class_="n wrap") for metric in groups]]
+    heads = [element("th", "Shots", class_="count"), [element("th", label(metric), class_="n wrap") for metric in groups]]
     rows = []
     for k in sorted({k for of in groups.values() for k in of}):
         cells = []
         for of in groups.values():
             name = of.get(k)
             cells.append(element("td", _value(name, result) if name else None, class_="n value shots"))
-        rows.append(element("tr", element("td", str(k)), cells))
+        rows.append(element("tr", element("td", str(k), class_="count"), cells))
     for title, known in (("Chance", result.chance), ("Blind", result.blind)):
         found = [{show(name, known[name]) for name in of.values() if name in known} for of in groups.values()]
         if any(found):
             written = [element("td", ", ".join(sorted(values)), class_="n soft") for values in found]
-            rows.append(element("tr", element("td", title, class_="soft"), written))
+            rows.append(element("tr", element("td", title, class_="soft count"), written))
     table = element("table", element("thead", element("tr", heads)), element("tbody", rows), class_="metrics")
     return element("div", table, class_="wide")
 

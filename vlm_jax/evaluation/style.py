@@ -64,7 +64,7 @@ td .track { fill: var(--line); opacity: .55; }
 td .fill { fill: var(--accent); }
 td .range { fill: var(--accent); fill-opacity: .32; }
 th.wrap { white-space: normal; vertical-align: bottom; overflow-wrap: normal; min-width: 76px; }
-td.shots { min-width: 104px; }
+td.shots { min-width: 104px; } .count { white-space: nowrap; }
 td.shots .interval { display: block; line-height: 1.3; } td.shots svg { display: block; width: 100%; height: 12px; margin-top: 2px; }
 .mark.chance { fill: var(--ink); background: var(--ink); } .mark.blind { fill: var(--ground); stroke: var(--ink); stroke-width: 1.6; }
 i.mark.chance { width: 2px; height: 12px; border-radius: 0; vertical-align: -2px; }
@@ -133,6 +133,10 @@ rect.right { fill: var(--right); } rect.wrong { fill: var(--wrong); }
 .card { display: grid; grid-template-columns: 96px minmax(0, 1fr); gap: 4px 14px; align-items: start; font-size: 13px; line-height: 1.4; }
 .card .query { grid-column: 1 / -1; font-size: 14px; margin-bottom: 4px; }
 .card.strip { display: block; }
+details.query { margin-top: 0; } .query summary { color: inherit; font-size: 14px; }
+ol.context { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 8px 12px; list-style: none;
+  margin: 8px 0; padding: 0; }
+.context li { display: grid; grid-template-columns: 40px minmax(0, 1fr); gap: 8px; align-items: center; font-size: 12px; }
 img { display: block; width: 100%; height: auto; border-radius: 6px; background: var(--raised);
   outline: 1px solid var(--line); outline-offset: -1px; }
 ol.answers { list-style: none; margin: 0; padding: 0; }
