@@ -4,6 +4,7 @@ Whoever can reach the port can search, so it listens on 127.0.0.1. Pages of othe
 after DNS rebinding, or that come from another origin are refused, and nothing is sent that would let their scripts read an answer.
 """
 
+import contextlib
 import http.server
 import ipaddress
 import json
@@ -44,9 +45,10 @@ class Refused(Exception):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves one index."""
+    """Serves one index. Closing it ends all connections and waits for their threads: one that outlives the interpreter with the last
+    reference to an array on a device aborts the process."""
 
-    daemon_threads = True
+    daemon_threads = False
 
     def __init__(self, index: indices.Index, facts: dict[str, Any], host: str = "127.0.0.1", port: int = 0):
         """Binds.
@@ -59,6 +61,7 @@ class Server(http.server.ThreadingHTTPServer):
         """
         self.index, self.facts, self.host = index, facts, host
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
+        self._open: set[socket.socket] = set()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), Handler)
@@ -73,6 +76,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._slots.acquire(timeout=TIMEOUT):
+            self._open.add(request)
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -81,7 +85,14 @@ class Server(http.server.ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._open.discard(request)
             self._slots.release()
+
+    def server_close(self) -> None:
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exception()
