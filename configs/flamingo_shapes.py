@@ -5,7 +5,7 @@
     python -m vlm_jax.train configs/lm_shapes_long.py
     python -m vlm_jax.train configs/flamingo_shapes.py
 
-After 45 minutes of two cores, 70 % of its captions are right in shape and colour, and it learns words for shapes and colours from two
+After 47 minutes of two cores two thirds of its captions are right in shape and colour, and it learns words for shapes and colours from two
 examples and more (docs/flamingo.md has the curves).
 
 Half of the pages give invented words to values of an attribute, which can only be told from the scenes before; the others have captions,
