@@ -179,6 +179,16 @@ def test_what_cannot_be_asked_is_refused(data):
     assert dataclasses.replace(vqa.Vqa(), shots=(0,)).shots == (0,)
 
 
+def test_a_prompt_without_room_is_shown_as_the_model_got_it(data):
+    subject = Recorder(data, length=64)
+    found = vqa.Vqa(**given(data), shots=(8,), examples=4)(subject)
+    assert "Left out for want of room, on average: " in found.note and " at 8 shots (prompts of 64 tokens)" in found.note
+    (batch,) = subject.batches
+    for row, example in enumerate(found.examples):
+        assert 0 < len(example.context) == len(seen(batch, row)) - 1 < 8
+        assert example.query.text.count("<EOC>") == len(example.context)
+
+
 def test_an_answer_ends_where_a_new_question_begins():
     assert vqa.cut("two Question: how many") == "two"
     assert vqa.cut("red\nblue") == "red"

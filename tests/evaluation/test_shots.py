@@ -16,8 +16,9 @@ def test_a_name_tells_its_number_of_examples(name, found):
 
 def test_three_numbers_make_a_table():
     names = ["acc1@0_shots", "acc1@8_shots", "loss", "rouge_l@2_shots"]
-    assert shots.by_metric(names) == {"acc1": {0: "acc1@0_shots", 8: "acc1@8_shots"}, "rouge_l": {2: "rouge_l@2_shots"}}
-    assert shots.by_metric(names[:3]) == {}
+    groups = {"acc1": {0: "acc1@0_shots", 8: "acc1@8_shots"}, "rouge_l": {2: "rouge_l@2_shots"}}
+    assert shots.by_metric(names) == (groups, ["loss"])
+    assert shots.by_metric(names[:3]) == ({}, names[:3])
 
 
 def test_the_most_examples_stand_for_an_evaluation():

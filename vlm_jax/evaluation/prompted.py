@@ -31,8 +31,8 @@ class Prompted:
     """float32[n, r, d]: visual tokens of the images, by their number in prompts."""
     sets: Sequence[tuple[sources.Source, int]] = ()
     """Where the images come from, and how many from each, in the order of their numbers."""
-    _left_out: dict[int, list[int]] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
-    """By shots, how many examples of each prompt so far found no room."""
+    _left_out: dict[prompts.Prompt, int] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    """How many examples of each prompt so far found no room."""
 
     @classmethod
     def of(cls, subject: base.Subject, sets: Mapping[str, tuple[sources.Source, int]]) -> "Prompted":
@@ -71,8 +71,15 @@ class Prompted:
     @property
     def told(self) -> str:
         """What is to be said of examples that prompts so far had no room for; empty where all found room."""
-        short = [f"{np.mean(of):.1f} at {shots} shots" for shots, of in sorted(self._left_out.items()) if any(of)]
+        by_shots: dict[int, list[int]] = {}
+        for prompt, left_out in self._left_out.items():
+            by_shots.setdefault(prompt.shots, []).append(left_out)
+        short = [f"{np.mean(of):.1f} at {shots} shots" for shots, of in sorted(by_shots.items()) if any(of)]
         return f"Left out for want of room, on average: {', '.join(short)} (prompts of {self.form.length} tokens)." if short else ""
+
+    def got(self, prompt: prompts.Prompt) -> prompts.Prompt:
+        """A prompt as the model got it: with the examples that found room."""
+        return dataclasses.replace(prompt, examples=prompt.examples[self._left_out.get(prompt, 0) :])
 
     def written(self, made: Sequence[prompts.Prompt], decoding: generation.Decoding, seed: int) -> list[str]:
         """What the model writes to each prompt, up to the end of the chunk."""
@@ -139,7 +146,7 @@ class Prompted:
     def _note(self, made: Sequence[prompts.Prompt], rows: Sequence[prompts.Tokens], room: int) -> None:
         """Keeps, and says in the log, that prompts show fewer examples than they were to, if some do."""
         for prompt, row in zip(made, rows, strict=True):
-            self._left_out.setdefault(prompt.shots, []).append(row.left_out)
+            self._left_out[prompt] = max(row.left_out, self._left_out.get(prompt, 0))
         short = [row.left_out for row in rows if row.left_out]
         if short and jax.process_index() == 0:
             logging.getLogger(__name__).warning(
@@ -162,17 +169,18 @@ class Answered:
     """A right answer to each."""
 
     def examples(self, model: Prompted, count: int) -> list[base.Example]:
-        """Some of the prompts, with the images that they show and the one that they ask about."""
+        """Some of the prompts as the model got them, with the images that they show and the one that they ask about."""
         chosen = base.spread(np.arange(len(self.made)), count)
-        asked = model.thumbnails((self.made[i].query for i in chosen), 112)
-        before = model.thumbnails((chunk for i in chosen for chunk in self.made[i].examples), 56)
+        got = {i: model.got(self.made[i]) for i in chosen}
+        asked = model.thumbnails((prompt.query for prompt in got.values()), 112)
+        before = model.thumbnails((chunk for prompt in got.values() for chunk in prompt.examples), 56)
         return [
             base.Example(
                 self.group,
-                base.Entry(str(self.made[i]), asked[self.made[i].query.image]),
+                base.Entry(str(prompt), asked[prompt.query.image]),
                 (base.Entry(self.answers[i] or "(nothing)", verdict="right" if self.right[i] else "none"),),
                 base.Entry(self.expected[i]),
-                tuple(base.Entry(chunk.text, before[chunk.image]) for chunk in self.made[i].examples),
+                tuple(base.Entry(chunk.text, before[chunk.image]) for chunk in prompt.examples),
             )
-            for i in chosen
+            for i, prompt in got.items()
         ]

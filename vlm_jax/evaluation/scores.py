@@ -59,7 +59,7 @@ def section(name: str, result: base.Result, series: Series, images: gallery.Budg
     order = sorted(result.figures.items(), key=lambda item: not isinstance(item[1], base.Scatter))  # others stand beside it
     figures = {title: drawn for title, of in order if (drawn := drawings.draw(label(title), of, points, label))}
     curves = _curves(name, result, series)
-    if not curves and "shots" in figures and 0 < len(shots.by_metric(result.metrics)) <= NARROW:
+    if not curves and "shots" in figures and 0 < len(shots.by_metric(result.metrics)[0]) <= NARROW:
         curves = [figures.pop("shots")]
     if len(curves) == 1:
         numbers = element("div", element("div", _metrics(result)), curves, class_="beside")
@@ -82,9 +82,7 @@ def section(name: str, result: base.Result, series: Series, images: gallery.Budg
 
 def _metrics(result: base.Result) -> Markup:
     """The metrics: a table by number of examples of those that have several, and a row for each of the others."""
-    groups = shots.by_metric(result.metrics)
-    grouped = {name for of in groups.values() for name in of.values()}
-    single = [metric for metric in result.metrics if metric not in grouped]
+    groups, single = shots.by_metric(result.metrics)
     return join(_by_shots(groups, result) if groups else None, _single(single, result) if single or not groups else None)
 
 

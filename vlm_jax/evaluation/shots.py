@@ -14,10 +14,14 @@ def parts(name: str) -> tuple[str, int] | None:
     return (found[1] + (found[3] or ""), int(found[2])) if found else None
 
 
-def by_metric(names: Iterable[str]) -> dict[str, dict[int, str]]:
-    """Full names by metric and number of examples; empty where there are fewer than `FEWEST` numbers."""
+def by_metric(names: Iterable[str]) -> tuple[dict[str, dict[int, str]], list[str]]:
+    """Full names by metric and number of examples, and the names that have none; all are among these where there are fewer than `FEWEST`
+    numbers."""
+    names = list(names)
     groups = _groups(names)
-    return groups if len({k for of in groups.values() for k in of}) >= FEWEST else {}
+    if len({k for of in groups.values() for k in of}) < FEWEST:
+        return {}, names
+    return groups, [name for name in names if parts(name) is None]
 
 
 def foremost(names: Iterable[str]) -> str | None:

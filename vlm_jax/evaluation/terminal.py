@@ -20,9 +20,7 @@ def table(records: Sequence[Record]) -> str:
     rows: list[list[str]] = [["", "value", "95 % interval", "chance", "blind"]]
     tables = []
     for record in records:
-        groups = shots.by_metric(record["metrics"])
-        grouped = {name for of in groups.values() for name in of.values()}
-        single = [metric for metric in record["metrics"] if metric not in grouped]
+        groups, single = shots.by_metric(record["metrics"])
         if single:
             rows.append([plain(record["dataset"]), "", "", "", ""])
         for metric in single:
