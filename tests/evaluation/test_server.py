@@ -251,8 +251,16 @@ def test_while_it_embeds_it_says_how_far_it_is_and_stops_when_it_is_closed(make_
     assert searched.progress()["state"] == "failed" and list(tmp_path.glob("*/*.npy")), "what was embedded is kept"
 
 
-def test_closing_ends_connections_that_wait_and_leaves_no_thread(make_subject, hostile):
+def test_closing_ends_connections_that_wait_and_leaves_no_thread(make_subject, hostile, monkeypatch):
     """A thread that outlives the interpreter and frees an array of a device aborts the process."""
+    asked = threading.Event()
+
+    def slow(self):
+        asked.set()
+        time.sleep(0.5)
+        return {}
+
+    monkeypatch.setattr(index.Index, "progress", slow)
     before = set(threading.enumerate())
     running = server.Server(index.Index(make_subject(), hostile), FACTS)
     accepting = threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True)
@@ -260,12 +268,17 @@ def test_closing_ends_connections_that_wait_and_leaves_no_thread(make_subject, h
     connection = http.client.HTTPConnection(*running.server_address[:2], timeout=30)
     connection.request("GET", "/page.css")
     assert connection.getresponse().read()
-    (waiting,) = set(threading.enumerate()) - before - {accepting}
+    busy = http.client.HTTPConnection(*running.server_address[:2], timeout=30)
+    busy.request("GET", "/state")
+    assert asked.wait(20)
+    threads = set(threading.enumerate()) - before - {accepting}
+    assert len(threads) == 2
     began = time.monotonic()
     running.shutdown()
     running.server_close()
-    assert not waiting.is_alive() and time.monotonic() - began < server.TIMEOUT / 2
+    assert not any(thread.is_alive() for thread in threads) and time.monotonic() - began < server.TIMEOUT / 2
     connection.close()
+    busy.close()
 
 
 def test_data_that_cannot_be_shown_is_said(make_subject, tmp_path):
